@@ -1,0 +1,58 @@
+# miq_library(name SOURCES ... DEPS ...): the static library miq_<name>, alias miq::<name>.
+# DEPS is the whole list of what it may include; scripts/check_layers.py holds the sources to it.
+function(miq_library name)
+  cmake_parse_arguments(arg "" "" "SOURCES;DEPS" ${ARGN})
+  add_library(miq_${name} STATIC ${arg_SOURCES})
+  add_library(miq::${name} ALIAS miq_${name})
+  set_target_properties(miq_${name} PROPERTIES EXPORT_NAME ${name})
+  target_include_directories(miq_${name} PUBLIC
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+  target_compile_features(miq_${name} PUBLIC cxx_std_20)
+  target_link_libraries(miq_${name} PUBLIC ${arg_DEPS})
+  miq_options(miq_${name})
+  miq_precompile(miq_${name})
+endfunction()
+
+# One precompiled header, made with miq_core, serves every target.
+function(miq_precompile target)
+  if(target STREQUAL "miq_core")
+    target_precompile_headers(${target} PRIVATE ${PROJECT_SOURCE_DIR}/src/precompiled.h)
+  else()
+    target_precompile_headers(${target} REUSE_FROM miq_core)
+  endif()
+endfunction()
+
+# Warnings and sanitizers, the same for every target (a shared precompiled header demands it).
+function(miq_options target)
+  # -fno-math-errno, -fno-trapping-math: LibTorch is built so too; they change no result.
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wno-unused-parameter -fno-math-errno
+    -fno-trapping-math -fpch-preprocess $<$<BOOL:${MIQ_WERROR}>:-Werror>)
+  if(MIQ_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${MIQ_SANITIZE} -fno-omit-frame-pointer
+      -fno-sanitize-recover=undefined)
+    target_link_options(${target} PRIVATE -fsanitize=${MIQ_SANITIZE})
+  endif()
+endfunction()
+
+# What a program or test needs to share the libraries' precompiled header: the same -fPIC.
+function(miq_program_options target)
+  miq_options(${target})
+  set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+  target_compile_options(${target} PRIVATE -fPIC)
+  miq_precompile(${target})
+endfunction()
+
+# miq_test(library SOURCES ...): one GoogleTest binary per library. A suite whose name starts
+# with `Golden` carries the ctest label `golden`.
+function(miq_test library)
+  cmake_parse_arguments(arg "" "" "SOURCES;DEPS" ${ARGN})
+  set(target test_${library})
+  add_executable(${target} ${arg_SOURCES})
+  target_link_libraries(${target} PRIVATE miq::${library} miq_test_support ${arg_DEPS} GTest::gmock GTest::gtest_main)
+  target_compile_definitions(${target} PRIVATE MIQ_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  miq_program_options(${target})
+  add_test(NAME ${library} COMMAND ${target} --gtest_filter=-Golden* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+  set_tests_properties(${library} PROPERTIES LABELS unit)
+  add_test(NAME ${library}.golden COMMAND ${target} --gtest_filter=Golden* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+  set_tests_properties(${library}.golden PROPERTIES LABELS golden)
+endfunction()

@@ -1,0 +1,47 @@
+// A checkpoint's tensors by name, wherever they lie: one safetensors file or shards with an index.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "miq/core/safetensors.h"
+
+namespace miq {
+
+/// Read access to named tensors. Other containers (.bin, GGUF) implement the same.
+class TensorSource {
+ public:
+  virtual ~TensorSource() = default;
+  virtual std::vector<TensorSpec> specs() const = 0;  ///< sorted by name
+  virtual bool has(const std::string& name) const = 0;
+  /// A CPU tensor that must not be written to. @throws Error{io}
+  virtual at::Tensor tensor(const std::string& name) const = 0;
+  /// A hint: `name` will soon be read (true), or its pages can go (false).
+  virtual void advise(const std::string& name, bool needed) const {}
+  virtual std::int64_t bytes() const = 0;  ///< of all tensors
+};
+
+/// Opens the checkpoint of a Hugging Face folder (or a single .safetensors file).
+/// @throws Error{io}: no such folder, no weights in it, a shard that the index names is missing or
+/// lacks its tensors.
+std::shared_ptr<TensorSource> open_checkpoint(const std::filesystem::path& path);
+
+/// Writes `model.safetensors`, or shards of at most `shard_bytes` and `model.safetensors.index.json`,
+/// into `folder`. A shard is closed as soon as its last tensor has come.
+class CheckpointWriter {
+ public:
+  CheckpointWriter(std::filesystem::path folder, const std::vector<TensorSpec>& specs, std::int64_t shard_bytes);
+  void write(const std::string& name, const at::Tensor& tensor);
+  /// @throws Error{internal} when a tensor is missing.
+  void finish();
+
+ private:
+  std::filesystem::path folder_;
+  std::vector<SafetensorsWriter> shards_;
+  std::map<std::string, size_t> shard_of_;
+};
+
+}  // namespace miq

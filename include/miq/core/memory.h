@@ -1,0 +1,27 @@
+// Memory and time of this process, and byte counts as people write them.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace miq {
+
+/// Anonymous resident memory of this process now, in bytes: what it allocated, without the pages of
+/// mapped files, which the kernel takes back when it needs them (Linux: RssAnon).
+std::int64_t anonymous_rss_bytes();
+/// Highest resident set so far, mapped files included, in bytes (getrusage).
+std::int64_t peak_rss_bytes();
+/// Memory that can still be allocated without swapping, in bytes (Linux: MemAvailable and the
+/// cgroup's limit, the smaller).
+std::int64_t available_memory_bytes();
+/// CPU seconds of all threads so far, user and system.
+double cpu_seconds();
+
+/// "270.5 MiB". Powers of 1024.
+std::string format_bytes(std::int64_t bytes);
+/// Parses "5GiB", "512 MiB", "4GB" (powers of 1000), "1024"; nullopt when it is none of these or
+/// does not fit 63 bits.
+std::optional<std::int64_t> parse_bytes(const std::string& text);
+
+}  // namespace miq

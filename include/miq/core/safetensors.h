@@ -1,0 +1,83 @@
+// Safetensors: an 8-byte little-endian header length, a JSON header, raw little-endian data.
+// Source: https://github.com/huggingface/safetensors (format section of its README).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace miq {
+
+/// A tensor's place in a file, or its shape and type before there is one.
+struct TensorSpec {
+  std::string name;
+  at::ScalarType dtype = at::kFloat;
+  std::vector<std::int64_t> shape;
+
+  std::int64_t numel() const;
+  std::int64_t bytes() const;
+};
+
+/// A safetensors file, mapped read-only. Tensors are views of the mapping: nothing is read until it
+/// is used, and the mapping lives as long as any of them.
+class SafetensorsFile {
+ public:
+  /// @throws Error{io} for anything but a well-formed file: too short, header not JSON or longer
+  /// than 100 MB, unknown dtype, offsets that overlap, leave gaps, do not fit the shape or the file.
+  static SafetensorsFile open(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const { return path_; }
+  const std::map<std::string, TensorSpec>& specs() const { return specs_; }
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  bool has(const std::string& name) const { return specs_.count(name) != 0; }
+  /// A CPU view that must not be written to. @throws Error{io} when there is none of that name.
+  at::Tensor tensor(const std::string& name) const;
+  /// Tells the kernel that `name` will soon be read (true) or is no longer needed (false).
+  void advise(const std::string& name, bool needed) const;
+
+ private:
+  struct Mapping;
+  std::filesystem::path path_;
+  std::shared_ptr<Mapping> mapping_;
+  std::map<std::string, TensorSpec> specs_;
+  std::map<std::string, std::int64_t> offsets_;  // from the file's start
+  std::map<std::string, std::string> metadata_;
+};
+
+/// Writes one safetensors file whose tensors are known beforehand and arrive in any order. The file
+/// stands under `path` from the start: write into a StagedFolder.
+class SafetensorsWriter {
+ public:
+  SafetensorsWriter(std::filesystem::path path, const std::vector<TensorSpec>& specs,
+                    const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+  ~SafetensorsWriter();
+  SafetensorsWriter(SafetensorsWriter&&) noexcept;
+
+  /// @throws Error{internal} on another shape or dtype than announced, or a second write;
+  /// Error{io} when the disk is full.
+  void write(const std::string& name, const at::Tensor& tensor);
+  bool complete() const { return missing_ == 0; }
+  /// Syncs and closes. @throws Error{internal} when a tensor is missing, Error{io}.
+  void finish();
+
+ private:
+  struct Slot {
+    TensorSpec spec;
+    std::int64_t offset;
+    bool written;
+  };
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+  std::map<std::string, Slot> slots_;
+  std::int64_t missing_ = 0;
+};
+
+/// Writes all tensors at once; for small files and tests.
+void save_safetensors(const std::filesystem::path& path, const std::map<std::string, at::Tensor>& tensors);
+
+}  // namespace miq

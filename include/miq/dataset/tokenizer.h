@@ -1,0 +1,32 @@
+// Text to token ids and back, from the tokenizer files of a checkpoint.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace miq::dataset {
+
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+  /// UTF-8 text to ids. `special`: with the BOS/EOS this tokenizer adds by default. Literals of
+  /// special tokens in the text become those tokens, as Hugging Face's tokenizers do.
+  virtual std::vector<std::int64_t> encode(std::string_view text, bool special) const = 0;
+  /// Ids to text; bytes that are not UTF-8 become U+FFFD. Ids outside the vocabulary are skipped.
+  virtual std::string decode(const std::vector<std::int64_t>& ids, bool skip_special) const = 0;
+  virtual std::int64_t vocab_size() const = 0;
+  virtual std::optional<std::int64_t> bos_id() const = 0;
+  virtual std::optional<std::int64_t> eos_id() const = 0;
+};
+
+/// Chooses by the files in `folder`: tokenizer.json (byte-level BPE or sentencepiece-style BPE),
+/// tokenizer.model (sentencepiece), vocab.json + merges.txt; tokenizer_config.json tells BOS rules.
+/// @throws Error{io} none or malformed, Error{unsupported} for a component it does not know, by name.
+std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder);
+
+}  // namespace miq::dataset

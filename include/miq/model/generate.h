@@ -1,0 +1,27 @@
+// Text generation: greedy and sampled.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "miq/model/language_model.h"
+
+namespace miq::model {
+
+struct GenerateOptions {
+  std::int64_t max_new_tokens = 64;
+  double temperature = 0;       ///< 0: greedy
+  std::int64_t top_k = 0;       ///< 0: all
+  double top_p = 1;
+  std::uint64_t seed = 42;
+  bool stop_at_eos = true;
+};
+
+/// Continues `prompt` (not empty); `on_token` sees each new token as it comes. Returns the new ids,
+/// without the EOS that ended them. Holds the model's blocks if they are not held yet.
+std::vector<std::int64_t> generate(LanguageModel& model, const std::vector<std::int64_t>& prompt,
+                                   const GenerateOptions& options,
+                                   const std::function<void(std::int64_t)>& on_token = {});
+
+}  // namespace miq::model

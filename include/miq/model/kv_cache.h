@@ -1,0 +1,29 @@
+// Keys and values of the tokens so far, per layer. Shapes: B batch, K kv heads, T tokens, D head_dim.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace miq::model {
+
+class KvCache {
+ public:
+  explicit KvCache(std::int64_t num_layers) : entries_(num_layers) {}
+  std::int64_t length() const { return length_; }
+  /// Appends keys and values [B, K, T, D] of `layer` and returns all of them so far.
+  std::pair<at::Tensor, at::Tensor> append(std::int64_t layer, const at::Tensor& key, const at::Tensor& value);
+  /// To be called once per forward pass, after all layers: `tokens` more are held.
+  void advance(std::int64_t tokens) { length_ += tokens; }
+
+ private:
+  struct Entry {
+    at::Tensor key, value;  // capacity grows by doubling
+  };
+  std::vector<Entry> entries_;
+  std::int64_t length_ = 0;
+};
+
+}  // namespace miq::model

@@ -1,0 +1,68 @@
+// A checkpoint as a language model: embedding, blocks (loaded one at a time or held), head.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "miq/core/checkpoint.h"
+#include "miq/model/block.h"
+
+namespace miq::model {
+
+class LanguageModel {
+ public:
+  /// Opens a Hugging Face folder. Nothing but the embedding's place is looked up; blocks come from
+  /// the mapped files when asked for. All tensors and their shapes are checked here, so that a
+  /// missing one is found before any work. `compute_dtype`: of products; residuals are float32.
+  /// @throws Error{io} naming a missing or misshapen tensor.
+  static LanguageModel open(const std::filesystem::path& folder, const std::string& family, at::ScalarType compute_dtype,
+                            const at::Device& device);
+
+  const Architecture& architecture() const { return *architecture_; }
+  const TensorSource& source() const { return *source_; }
+  at::ScalarType compute_dtype() const { return compute_dtype_; }
+  void set_compute_dtype(at::ScalarType dtype) { compute_dtype_ = dtype; }
+  const at::Device& device() const { return device_; }
+  std::int64_t num_parameters() const;
+
+  /// ids [B, T] int64 -> [B, T, H] float32.
+  at::Tensor embed(const at::Tensor& ids_BT) const;
+  /// Reads block `layer`: weights as stored (views of the file on a CPU); convert = true casts them
+  /// to the compute type once.
+  Block load_block(std::int64_t layer, bool convert) const;
+  void prefetch_block(std::int64_t layer) const;  ///< read ahead (madvise)
+  void release_block(std::int64_t layer) const;   ///< let the pages of the file go
+  /// Final norm and head: [..., H] float32 -> [..., V] float32.
+  at::Tensor logits(const at::Tensor& hidden) const;
+
+  /// The blocks held in memory; empty until hold_blocks() or replace_blocks().
+  std::vector<Block>& blocks() { return blocks_; }
+  void hold_blocks();                              ///< loads all, converted
+  void replace_blocks(std::vector<Block> blocks);  ///< for example quantized ones
+  /// Calls `visit` with each block in order: held ones, or loaded and dropped one by one.
+  void for_each_block(const std::function<void(Block&)>& visit);
+  const RopeTable& rope(std::int64_t positions) const;  ///< a table of at least so many positions
+
+  /// ids [B, T] -> logits [B, T, V] float32 (last_only: [B, 1, V]). Needs held blocks. With a cache,
+  /// ids follow the tokens in it.
+  at::Tensor forward(const at::Tensor& ids_BT, KvCache* cache = nullptr, bool last_only = false);
+
+ private:
+  LanguageModel() = default;
+  std::shared_ptr<Architecture> architecture_;
+  std::shared_ptr<TensorSource> source_;
+  at::ScalarType compute_dtype_ = at::kFloat;
+  at::Device device_ = at::kCPU;
+  at::Tensor embedding_VH_, head_VH_, final_norm_H_, head_bias_V_;
+  std::vector<Block> blocks_;
+  mutable std::unique_ptr<RopeTable> rope_;
+};
+
+/// model.dtype ("auto", "float32", ...) as the type products run in. auto = the checkpoint's, but a
+/// float16 checkpoint on a device without fast float16 products is computed in float32, which a log
+/// line says.
+at::ScalarType resolve_compute_dtype(const std::string& dtype, const Architecture& architecture, const at::Device& device);
+
+}  // namespace miq::model

@@ -1,0 +1,32 @@
+// A linear layer whose product can be replaced, for example by one on quantized codes.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace miq::model {
+
+/// A product x -> x W^T from another form of the weight. Implementations are re-entrant.
+class LinearKernel {
+ public:
+  virtual ~LinearKernel() = default;
+  /// x [..., I] of any floating type -> [..., O] of the same type; without bias.
+  virtual at::Tensor forward(const at::Tensor& x) const = 0;
+  virtual std::int64_t bytes() const = 0;
+};
+
+struct Linear {
+  std::string name;      ///< full, without ".weight": "model.layers.0.self_attn.q_proj"
+  at::Tensor weight_OI;  ///< floating, any type (possibly a read-only view of a file); undefined once a kernel stands in
+  at::Tensor bias_O;     ///< or undefined
+  std::shared_ptr<const LinearKernel> kernel;
+
+  std::int64_t out_features = 0, in_features = 0;
+  /// x W^T + b in x's type; a weight of another type is converted for this call only.
+  at::Tensor forward(const at::Tensor& x) const;
+};
+
+}  // namespace miq::model

@@ -1,0 +1,79 @@
+// One layer's rounding problem: minimise tr((W - Q) H (W - Q)^T) over Q on a grid, and the options of
+// the roundings that solve it.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "miq/quantizer/quantized_linear.h"
+#include "miq/quantizer/range.h"
+
+namespace miq::quantizer {
+
+enum class GroupFit {
+  fresh,  ///< a group's grid is fitted when its first column comes, on fully updated weights
+  stale,  ///< as the GPTQ reference: only errors of finished column blocks are in it
+};
+/// Column order of error feedback.
+enum class ActOrder {
+  none,
+  desc,         ///< descending diag(H) (act_order: true); dynamic groups then need group_of_column
+  group_aware,  ///< GPTQModel's GAR: sorted inside and between groups, groups stay natural
+};
+
+/// Options of a rounding; each kind reads its own.
+struct Rounding {
+  std::string kind = "nearest";   ///< a name in roundings.def: nearest, error_feedback
+  double percdamp = 0.01;         ///< damping relative to mean(diag H)
+  ActOrder act_order = ActOrder::none;
+  bool static_groups = false;     ///< fit all groups on the original weights first
+  std::int64_t block_size = 128;  ///< columns per lazily updated block
+  GroupFit group_fit = GroupFit::fresh;
+  double damp_auto_increment = 0.01;  ///< added to percdamp at each failed Cholesky; 0: fail at once
+};
+
+/// H's factor for one (percdamp, order) choice: shared by all linears of a stage.
+struct HessianFactor {
+  at::Tensor perm;          ///< int64 [I], perm[k] = original column at position k; undefined: identity
+  at::Tensor dead;          ///< bool [I], original order: columns whose input is always zero
+  at::Tensor upper_II;      ///< float32 U with (H + damp I)^-1 = U^T U, in permuted order
+  double percdamp_used = 0;
+  std::vector<Event> events;
+};
+
+/// A stage's Hessian with its factors, made once per distinct choice. Not thread-safe.
+class StageHessian {
+ public:
+  explicit StageHessian(at::Tensor hessian_II, std::int64_t num_tokens);
+  ~StageHessian();
+  const at::Tensor& matrix() const { return hessian_II_; }
+  std::int64_t num_tokens() const { return num_tokens_; }
+  /// @throws Error{numeric} when damping cannot make it positive definite. `group_size` matters for
+  /// ActOrder::group_aware only.
+  const HessianFactor& factor(const Rounding& rounding, std::int64_t group_size);
+
+ private:
+  struct Cache;
+  at::Tensor hessian_II_;
+  std::int64_t num_tokens_;
+  std::unique_ptr<Cache> cache_;
+};
+
+struct LinearProblem {
+  std::string name;                  ///< "model.layers.3.mlp.down_proj"; for errors and events
+  at::Tensor weight_OI;              ///< float32, contiguous; not modified
+  StageHessian* hessian = nullptr;   ///< null for roundings that need no data
+};
+
+/// Solves `problem` with the rounding named by `rounding.kind`, fills loss and relative_error.
+/// @throws Error{numeric} for weights or Hessians that are not finite or not positive definite,
+/// Error{config} for an unknown kind.
+QuantizedLinear round_linear(const LinearProblem& problem, const Grid& grid, const Range& range,
+                             const Rounding& rounding);
+
+/// Whether the rounding of that name reads the Hessian.
+bool needs_hessian(const std::string& rounding_kind);
+/// Names in roundings.def, in its order.
+std::vector<std::string> rounding_names();
+
+}  // namespace miq::quantizer

@@ -1,0 +1,66 @@
+#include "miq/core/device.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+
+#include <charconv>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "miq/core/error.h"
+
+namespace miq {
+namespace {
+
+// The CPU's feature flags as Linux names them; empty where /proc has none.
+const std::set<std::string>& cpu_flags() {
+  static const std::set<std::string> flags = [] {
+    std::set<std::string> found;
+    std::ifstream in("/proc/cpuinfo");
+    for (std::string line; std::getline(in, line);) {
+      if (line.rfind("flags", 0) != 0) continue;
+      std::istringstream words(line.substr(line.find(':') + 1));
+      for (std::string word; words >> word;) found.insert(word);
+      break;
+    }
+    return found;
+  }();
+  return flags;
+}
+
+}  // namespace
+
+at::Device parse_device(const std::string& name) {
+  if (name == "cpu") return at::kCPU;
+  if (name == "auto") return at::hasCUDA() ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  int index = 0;
+  bool known = name == "cuda";
+  if (name.rfind("cuda:", 0) == 0) {
+    const char* end = name.data() + name.size();
+    const auto [stop, problem] = std::from_chars(name.data() + 5, end, index);
+    known = problem == std::errc() && stop == end && index >= 0;
+  }
+  if (!known) throw Error(ErrorKind::config, "unknown device '" + name + "'", "device", "use cpu, cuda, cuda:N or auto");
+  const int count = at::hasCUDA() ? static_cast<int>(at::globalContext().hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0) : 0;
+  if (index >= count) {
+    throw Error(ErrorKind::unsupported,
+                count == 0 ? "this LibTorch sees no GPU" : "there are only " + std::to_string(count) + " GPUs",
+                "device: " + name, "use device: cpu, or configure with a CUDA or ROCm build of LibTorch (Torch_DIR)");
+  }
+  return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
+}
+
+bool has_fast_bfloat16(const at::Device& device) {
+  return !device.is_cpu() || cpu_flags().count("avx512_bf16") || cpu_flags().count("amx_bf16");
+}
+
+bool has_fast_float16(const at::Device& device) { return !device.is_cpu() || cpu_flags().count("amx_fp16"); }
+
+std::string describe(const at::Device& device) {
+  if (!device.is_cpu()) return device.str();
+  return "cpu (" + std::to_string(at::get_num_threads()) + " threads, " + at::get_cpu_capability() + ")";
+}
+
+}  // namespace miq
