@@ -1,0 +1,34 @@
+// What golden tests share: where the cases lie, comparing tensors, temporary folders.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <string>
+
+namespace miq::test {
+
+/// $MIQ_GOLDEN_DIR, else ../shared/golden beside the repository.
+std::filesystem::path golden_dir();
+
+/// Skips the running test, loudly, when the golden folder (or `sub` in it) is absent.
+#define MIQ_REQUIRE_GOLDEN(sub)                                                                              \
+  if (!std::filesystem::exists(miq::test::golden_dir() / (sub)))                                             \
+  GTEST_SKIP() << "no golden cases: " << (miq::test::golden_dir() / (sub)) << " (set MIQ_GOLDEN_DIR)"
+
+/// max |a - b| over max |b|, in float64.
+double relative_difference(const at::Tensor& a, const at::Tensor& b);
+
+/// A folder of its own under the system's temporary folder, removed with the object.
+class TempFolder {
+ public:
+  TempFolder();
+  ~TempFolder();
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+}  // namespace miq::test
