@@ -1,5 +1,7 @@
 #include "miq/core/error.h"
 
+#include <algorithm>
+
 namespace miq {
 namespace {
 

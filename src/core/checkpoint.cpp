@@ -1,0 +1,136 @@
+#include "miq/core/checkpoint.h"
+
+#include <nlohmann/json.hpp>
+
+#include "miq/core/error.h"
+#include "miq/core/file.h"
+#include "miq/core/text.h"
+
+namespace miq {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kSingle = "model.safetensors";
+constexpr const char* kIndex = "model.safetensors.index.json";
+
+class SafetensorsSource : public TensorSource {
+ public:
+  explicit SafetensorsSource(std::vector<SafetensorsFile> files) : files_(std::move(files)) {
+    for (const SafetensorsFile& file : files_)
+      for (const auto& [name, spec] : file.specs()) {
+        if (!file_of_.emplace(name, &file).second)
+          throw Error(ErrorKind::io, "tensor '" + name + "' stands in two shards", file.path().string());
+        bytes_ += spec.bytes();
+      }
+  }
+  std::vector<TensorSpec> specs() const override {
+    std::vector<TensorSpec> all;
+    for (const auto& [name, file] : file_of_) all.push_back(file->specs().at(name));
+    return all;
+  }
+  bool has(const std::string& name) const override { return file_of_.count(name) != 0; }
+  at::Tensor tensor(const std::string& name) const override {
+    const auto found = file_of_.find(name);
+    if (found == file_of_.end())
+      throw Error(ErrorKind::io, "the checkpoint has no tensor '" + name + "'", files_.front().path().parent_path().string());
+    return found->second->tensor(name);
+  }
+  void advise(const std::string& name, bool needed) const override {
+    const auto found = file_of_.find(name);
+    if (found != file_of_.end()) found->second->advise(name, needed);
+  }
+  std::int64_t bytes() const override { return bytes_; }
+
+ private:
+  std::vector<SafetensorsFile> files_;
+  std::map<std::string, const SafetensorsFile*> file_of_;
+  std::int64_t bytes_ = 0;
+};
+
+std::shared_ptr<TensorSource> open_sharded(const fs::path& folder) {
+  const fs::path index_path = folder / kIndex;
+  const nlohmann::json index = parse_json(read_file(index_path, 1 << 28), index_path.string());
+  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object())
+    throw Error(ErrorKind::io, "the index has no weight_map", index_path.string());
+  std::map<std::string, std::vector<std::string>> tensors_of;
+  for (const auto& [name, shard] : index["weight_map"].items()) {
+    // A shard is a plain file name: an index must not lead out of its folder.
+    if (!shard.is_string() || fs::path(shard.get<std::string>()).filename() != shard.get<std::string>())
+      throw Error(ErrorKind::io, "weight_map of '" + name + "' is not a file name", index_path.string());
+    tensors_of[shard.get<std::string>()].push_back(name);
+  }
+  if (tensors_of.empty()) throw Error(ErrorKind::io, "the index names no tensor", index_path.string());
+  std::vector<SafetensorsFile> files;
+  for (const auto& [shard, names] : tensors_of) {
+    if (!fs::exists(folder / shard))
+      throw Error(ErrorKind::io, "a shard of the checkpoint is missing", (folder / shard).string(),
+                  "the download is incomplete: fetch " + shard + " into the folder");
+    files.push_back(SafetensorsFile::open(folder / shard));
+    for (const std::string& name : names)
+      if (!files.back().has(name))
+        throw Error(ErrorKind::io, "the index places tensor '" + name + "' in this shard, which lacks it", (folder / shard).string());
+  }
+  return std::make_shared<SafetensorsSource>(std::move(files));
+}
+
+}  // namespace
+
+std::shared_ptr<TensorSource> open_checkpoint(const fs::path& path) {
+  std::error_code problem;
+  const auto status = fs::status(path, problem);
+  if (!fs::exists(status)) throw_system_error("open", path, problem ? problem.value() : ENOENT);
+  const auto single = [](const fs::path& file) {
+    std::vector<SafetensorsFile> files;
+    files.push_back(SafetensorsFile::open(file));
+    return std::make_shared<SafetensorsSource>(std::move(files));
+  };
+  if (!fs::is_directory(status)) return single(path);
+  if (fs::exists(path / kSingle, problem)) return single(path / kSingle);
+  if (fs::exists(path / kIndex, problem)) return open_sharded(path);
+  throw Error(ErrorKind::io, std::string("no weights here: neither ") + kSingle + " nor " + kIndex, path.string(),
+              "give the folder of a Hugging Face checkpoint with safetensors weights");
+}
+
+CheckpointWriter::CheckpointWriter(fs::path folder, const std::vector<TensorSpec>& specs, std::int64_t shard_bytes)
+    : folder_(std::move(folder)) {
+  std::vector<std::vector<TensorSpec>> shards(1);
+  std::int64_t used = 0, total = 0;
+  for (const TensorSpec& spec : specs) {
+    if (used > 0 && used + spec.bytes() > shard_bytes) {
+      shards.emplace_back();
+      used = 0;
+    }
+    shards.back().push_back(spec);
+    used += spec.bytes();
+    total += spec.bytes();
+  }
+  nlohmann::json weight_map = nlohmann::json::object();
+  for (size_t i = 0; i < shards.size(); ++i) {
+    char file[64];
+    std::snprintf(file, sizeof file, "model-%05zu-of-%05zu.safetensors", i + 1, shards.size());
+    const std::string shard_name = shards.size() == 1 ? kSingle : file;
+    for (const TensorSpec& spec : shards[i]) {
+      shard_of_[spec.name] = i;
+      weight_map[spec.name] = shard_name;
+    }
+    shards_.emplace_back(folder_ / shard_name, shards[i]);
+  }
+  if (shards.size() > 1) {
+    const nlohmann::json index = {{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}};
+    write_file_atomically(folder_ / kIndex, index.dump(2) + "\n");
+  }
+}
+
+void CheckpointWriter::write(const std::string& name, const at::Tensor& tensor) {
+  const auto found = shard_of_.find(name);
+  if (found == shard_of_.end()) throw Error(ErrorKind::internal, "tensor '" + name + "' was not announced", folder_.string());
+  SafetensorsWriter& shard = shards_[found->second];
+  shard.write(name, tensor);
+  if (shard.complete()) shard.finish();
+}
+
+void CheckpointWriter::finish() {
+  for (SafetensorsWriter& shard : shards_) shard.finish();
+}
+
+}  // namespace miq

@@ -1,0 +1,265 @@
+#include "miq/core/safetensors.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "miq/core/dtype.h"
+#include "miq/core/error.h"
+#include "miq/core/file.h"
+#include "miq/core/text.h"
+
+namespace miq {
+namespace fs = std::filesystem;
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "safetensors data is little-endian");
+constexpr std::int64_t kMaxHeaderBytes = 100'000'000;
+
+[[noreturn]] void malformed(const fs::path& path, const std::string& what) {
+  throw Error(ErrorKind::io, "malformed safetensors file: " + what, path.string(),
+              "the file is damaged or was not fully downloaded; fetch it again");
+}
+
+// a * b, or -1 when it does not fit.
+std::int64_t checked_product(std::int64_t a, std::int64_t b) {
+  std::int64_t product = 0;
+  return __builtin_mul_overflow(a, b, &product) ? -1 : product;
+}
+
+std::int64_t non_negative_integer(const nlohmann::json& value) {
+  if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<std::uint64_t>() > INT64_MAX)) return -1;
+  return value.get<std::int64_t>();
+}
+
+struct Entry {
+  TensorSpec spec;
+  std::int64_t begin, end;
+};
+
+Entry read_entry(const std::string& name, const nlohmann::json& value, std::int64_t data_bytes, const fs::path& path) {
+  const auto fail = [&](const std::string& what) { malformed(path, "tensor '" + name + "': " + what); };
+  if (!value.is_object() || !value.contains("dtype") || !value.contains("shape") || !value.contains("data_offsets"))
+    fail("dtype, shape or data_offsets missing");
+  const auto& shape = value["shape"];
+  const auto& offsets = value["data_offsets"];
+  if (!value["dtype"].is_string() || !shape.is_array() || !offsets.is_array() || offsets.size() != 2)
+    fail("dtype, shape or data_offsets of the wrong type");
+  Entry entry;
+  entry.spec.name = name;
+  const auto dtype = dtype_from_safetensors(value["dtype"].get<std::string>());
+  if (!dtype) fail("unknown dtype '" + value["dtype"].get<std::string>() + "'");
+  entry.spec.dtype = *dtype;
+  std::int64_t bytes = static_cast<std::int64_t>(c10::elementSize(*dtype));
+  for (const auto& size : shape) {
+    const std::int64_t extent = non_negative_integer(size);
+    if (extent < 0) fail("shape is not a list of sizes");
+    entry.spec.shape.push_back(extent);
+    bytes = bytes < 0 ? -1 : checked_product(bytes, extent);
+  }
+  entry.begin = non_negative_integer(offsets[0]);
+  entry.end = non_negative_integer(offsets[1]);
+  if (entry.begin < 0 || entry.end < entry.begin || entry.end > data_bytes)
+    fail("data_offsets [" + offsets[0].dump() + ", " + offsets[1].dump() + "] lie outside the file's " +
+         std::to_string(data_bytes) + " data bytes");
+  if (bytes != entry.end - entry.begin)
+    fail("data_offsets span " + std::to_string(entry.end - entry.begin) + " bytes, dtype and shape need " +
+         (bytes < 0 ? "more than fits" : std::to_string(bytes)));
+  return entry;
+}
+
+void check_layout(std::vector<Entry> entries, std::int64_t data_bytes, const fs::path& path) {
+  std::sort(entries.begin(), entries.end(),
+            [](const Entry& a, const Entry& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
+  std::int64_t at = 0;
+  for (const Entry& entry : entries) {
+    if (entry.begin != at)
+      malformed(path, "tensor '" + entry.spec.name + "' starts at byte " + std::to_string(entry.begin) + ", not " +
+                          std::to_string(at) + (entry.begin < at ? " (overlap)" : " (gap)"));
+    at = entry.end;
+  }
+  if (at != data_bytes)
+    malformed(path, std::to_string(data_bytes - at) + " bytes behind the last tensor");
+}
+
+}  // namespace
+
+std::int64_t TensorSpec::numel() const {
+  std::int64_t count = 1;
+  for (std::int64_t extent : shape) count *= extent;
+  return count;
+}
+std::int64_t TensorSpec::bytes() const { return numel() * static_cast<std::int64_t>(c10::elementSize(dtype)); }
+
+struct SafetensorsFile::Mapping {
+  char* data = nullptr;
+  size_t size = 0;
+  ~Mapping() {
+    if (data != nullptr) ::munmap(data, size);
+  }
+};
+
+SafetensorsFile SafetensorsFile::open(const fs::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) throw_system_error("open", path, errno);
+  struct stat info {};
+  if (::fstat(descriptor, &info) != 0 || S_ISDIR(info.st_mode)) {
+    const int problem = S_ISDIR(info.st_mode) ? EISDIR : errno;
+    ::close(descriptor);
+    throw_system_error("read", path, problem);
+  }
+  SafetensorsFile file;
+  file.path_ = path;
+  file.mapping_ = std::make_shared<Mapping>();
+  const auto size = static_cast<std::int64_t>(info.st_size);
+  if (size < 10) {
+    ::close(descriptor);
+    malformed(path, "only " + std::to_string(size) + " bytes long");
+  }
+  void* data = ::mmap(nullptr, static_cast<size_t>(size), PROT_READ, MAP_PRIVATE, descriptor, 0);
+  const int problem = errno;
+  ::close(descriptor);
+  if (data == MAP_FAILED) throw_system_error("map", path, problem);
+  file.mapping_->data = static_cast<char*>(data);
+  file.mapping_->size = static_cast<size_t>(size);
+
+  std::uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, data, 8);
+  if (header_bytes > static_cast<std::uint64_t>(std::min(kMaxHeaderBytes, size - 8)))
+    malformed(path, "header of " + std::to_string(header_bytes) + " bytes in a file of " + std::to_string(size));
+  const auto data_start = static_cast<std::int64_t>(header_bytes) + 8;
+  const nlohmann::json header =
+      parse_json(std::string(file.mapping_->data + 8, header_bytes), path.string() + " (header)");
+  if (!header.is_object()) malformed(path, "the header is not a JSON object");
+  std::vector<Entry> entries;
+  for (const auto& [name, value] : header.items()) {
+    if (name != "__metadata__") {
+      entries.push_back(read_entry(name, value, size - data_start, path));
+      continue;
+    }
+    if (!value.is_object()) malformed(path, "__metadata__ is not an object");
+    for (const auto& [key, text] : value.items()) {
+      if (!text.is_string()) malformed(path, "__metadata__ '" + key + "' is not text");
+      file.metadata_[key] = text.get<std::string>();
+    }
+  }
+  check_layout(entries, size - data_start, path);
+  for (Entry& entry : entries) {
+    file.offsets_[entry.spec.name] = data_start + entry.begin;
+    file.specs_[entry.spec.name] = std::move(entry.spec);
+  }
+  return file;
+}
+
+at::Tensor SafetensorsFile::tensor(const std::string& name) const {
+  const auto found = specs_.find(name);
+  if (found == specs_.end()) throw Error(ErrorKind::io, "no tensor '" + name + "'", path_.string());
+  const TensorSpec& spec = found->second;
+  const auto options = at::TensorOptions().dtype(spec.dtype);
+  if (spec.numel() == 0) return at::empty(spec.shape, options);
+  char* const data = mapping_->data + offsets_.at(name);
+  if (reinterpret_cast<std::uintptr_t>(data) % c10::elementSize(spec.dtype) != 0) {
+    at::Tensor copy = at::empty(spec.shape, options);  // an odd header length leaves the data unaligned
+    std::memcpy(copy.mutable_data_ptr(), data, static_cast<size_t>(spec.bytes()));
+    return copy;
+  }
+  return at::from_blob(data, spec.shape, [mapping = mapping_](void*) {}, options);
+}
+
+void SafetensorsFile::advise(const std::string& name, bool needed) const {
+  const auto found = specs_.find(name);
+  if (found == specs_.end()) return;
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  auto begin = reinterpret_cast<std::uintptr_t>(mapping_->data + offsets_.at(name));
+  auto end = begin + static_cast<std::uintptr_t>(found->second.bytes());
+  // Whole pages only when letting go: a neighbour may still be in use.
+  begin = needed ? begin / page * page : (begin + page - 1) / page * page;
+  end = needed ? end : end / page * page;
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, needed ? MADV_WILLNEED : MADV_DONTNEED);
+}
+
+SafetensorsWriter::SafetensorsWriter(fs::path path, const std::vector<TensorSpec>& specs,
+                                     const std::map<std::string, std::string>& metadata)
+    : path_(std::move(path)) {
+  nlohmann::ordered_json header;
+  if (!metadata.empty()) header["__metadata__"] = metadata;
+  std::int64_t at = 0;
+  for (const TensorSpec& spec : specs) {
+    header[spec.name] = {{"dtype", safetensors_name(spec.dtype)}, {"shape", spec.shape}, {"data_offsets", {at, at + spec.bytes()}}};
+    if (!slots_.emplace(spec.name, Slot{spec, at, false}).second)
+      throw Error(ErrorKind::internal, "tensor '" + spec.name + "' announced twice", path_.string());
+    at += spec.bytes();
+  }
+  missing_ = static_cast<std::int64_t>(specs.size());
+  std::string text = header.dump();
+  text.append((8 - text.size() % 8) % 8, ' ');
+  const std::uint64_t length = text.size();
+  text.insert(0, reinterpret_cast<const char*>(&length), 8);
+  for (auto& [name, slot] : slots_) slot.offset += static_cast<std::int64_t>(text.size());
+
+  descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) throw_system_error("create", path_, errno);
+  // Reserve the space now: a full disk is found before the work, not after it.
+  const int problem = ::posix_fallocate(descriptor_, 0, static_cast<std::int64_t>(text.size()) + at);
+  if (problem == ENOSPC || problem == EDQUOT || problem == EFBIG) {
+    ::close(descriptor_);
+    throw_system_error("write", path_, problem);
+  }
+  if (::pwrite(descriptor_, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
+    const int write_problem = errno;
+    ::close(descriptor_);
+    throw_system_error("write", path_, write_problem);
+  }
+}
+
+SafetensorsWriter::SafetensorsWriter(SafetensorsWriter&& other) noexcept
+    : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)), slots_(std::move(other.slots_)), missing_(other.missing_) {}
+
+SafetensorsWriter::~SafetensorsWriter() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void SafetensorsWriter::write(const std::string& name, const at::Tensor& tensor) {
+  const auto found = slots_.find(name);
+  if (found == slots_.end() || found->second.written || found->second.spec.dtype != tensor.scalar_type() ||
+      tensor.sizes() != at::IntArrayRef(found->second.spec.shape))
+    throw Error(ErrorKind::internal, "tensor '" + name + "' is not the one announced, or comes twice", path_.string());
+  const at::Tensor data = tensor.cpu().contiguous();
+  const char* at = static_cast<const char*>(data.const_data_ptr());
+  std::int64_t left = found->second.spec.bytes(), offset = found->second.offset;
+  while (left > 0) {
+    const ssize_t count = ::pwrite(descriptor_, at, static_cast<size_t>(std::min<std::int64_t>(left, 1 << 28)), offset);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) throw_system_error("write", path_, errno);
+    at += count;
+    offset += count;
+    left -= count;
+  }
+  found->second.written = true;
+  --missing_;
+}
+
+void SafetensorsWriter::finish() {
+  if (missing_ != 0) throw Error(ErrorKind::internal, std::to_string(missing_) + " tensors were never written", path_.string());
+  if (descriptor_ < 0) return;
+  const bool failed = ::fsync(descriptor_) != 0;
+  const int problem = errno;
+  ::close(std::exchange(descriptor_, -1));
+  if (failed) throw_system_error("write", path_, problem);
+}
+
+void save_safetensors(const fs::path& path, const std::map<std::string, at::Tensor>& tensors) {
+  std::vector<TensorSpec> specs;
+  for (const auto& [name, tensor] : tensors) specs.push_back({name, tensor.scalar_type(), tensor.sizes().vec()});
+  SafetensorsWriter writer(path, specs);
+  for (const auto& [name, tensor] : tensors) writer.write(name, tensor);
+  writer.finish();
+}
+
+}  // namespace miq
