@@ -58,10 +58,12 @@ std::string format_table(const std::vector<std::vector<std::string>>& rows) {
     std::string line;
     for (size_t c = 0; c < rows[r].size(); ++c) {
       const std::string pad(widths[c] - display_width(rows[r][c]), ' ');
-      line += (c ? "  " : "") + (right[c] ? pad + rows[r][c] : rows[r][c] + pad);
+      if (c > 0) line += "  ";
+      line += right[c] ? pad + rows[r][c] : rows[r][c] + pad;
     }
     line.erase(line.find_last_not_of(' ') + 1);
-    text += (r ? "\n" : "") + line;
+    if (r > 0) text += "\n";
+    text += line;
     if (r == 0) {
       size_t total = widths.empty() ? 0 : 2 * (widths.size() - 1);
       for (size_t width : widths) total += width;
