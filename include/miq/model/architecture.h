@@ -11,7 +11,7 @@
 
 namespace miq::model {
 
-enum class RopeScaling { none, linear, llama3, yarn, dynamic };
+enum class RopeScaling { none, linear, llama3 };
 
 /// Rotary positions, half-split pairs (x[k], x[k + d/2]).
 struct Rope {

@@ -1,6 +1,7 @@
 // One decoder block, run whole or stage by stage. Shapes: B batch, T tokens, H hidden_size.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "miq/model/architecture.h"
@@ -18,7 +19,7 @@ struct BlockState {
 
 class Block {
  public:
-  Block(const Architecture& architecture, std::int64_t layer);
+  Block(std::shared_ptr<const Architecture> architecture, std::int64_t layer);
 
   std::int64_t layer() const { return layer_; }
   std::int64_t num_stages() const { return static_cast<std::int64_t>(stages_.size()); }
@@ -42,7 +43,7 @@ class Block {
 
  private:
   at::Tensor attend(const BlockState& state, const RopeTable& rope, KvCache* cache) const;
-  const Architecture* architecture_;
+  std::shared_ptr<const Architecture> architecture_;
   std::int64_t layer_;
   std::vector<std::vector<Linear Block::*>> stages_;
 };

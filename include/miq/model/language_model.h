@@ -51,11 +51,12 @@ class LanguageModel {
 
  private:
   LanguageModel() = default;
-  std::shared_ptr<Architecture> architecture_;
+  std::shared_ptr<const Architecture> architecture_;
   std::shared_ptr<TensorSource> source_;
   at::ScalarType compute_dtype_ = at::kFloat;
   at::Device device_ = at::kCPU;
-  at::Tensor embedding_VH_, head_VH_, final_norm_H_, head_bias_V_;
+  at::Tensor embedding_VH_, head_VH_, final_norm_H_;
+  mutable at::Tensor head_compute_;  // head_VH_ in the compute type
   std::vector<Block> blocks_;
   mutable std::unique_ptr<RopeTable> rope_;
 };

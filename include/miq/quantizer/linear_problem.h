@@ -35,9 +35,10 @@ struct Rounding {
 /// H's factor for one (percdamp, order) choice: shared by all linears of a stage.
 struct HessianFactor {
   at::Tensor perm;          ///< int64 [I], perm[k] = original column at position k; undefined: identity
-  at::Tensor dead;          ///< bool [I], original order: columns whose input is always zero
+  at::Tensor dead;          ///< bool [I], original order: columns whose input is always zero; undefined: none
   at::Tensor upper_II;      ///< float32 U with (H + damp I)^-1 = U^T U, in permuted order
-  double percdamp_used = 0;
+  double damp = 0;          ///< what was added to the diagonal
+  double percdamp_used = 0; ///< damp / mean(diag H)
   std::vector<Event> events;
 };
 

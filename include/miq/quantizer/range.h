@@ -21,9 +21,7 @@ struct Range {
 /// contiguous. @throws Error{numeric} when a weight is not finite.
 GridParams fit_grid(const at::Tensor& weight_OI, const Grid& grid, const Range& range);
 
-/// Nearest codes, uint8 [O, I]: rne(w / s) (+ z), clamped. group_of_column (int64 [I], may be
-/// undefined) replaces column / group_size.
-at::Tensor nearest_codes(const at::Tensor& weight_OI, const Grid& grid, const GridParams& params,
-                         const at::Tensor& group_of_column = {});
+/// Nearest codes, uint8 [O, I]: rne(w / s) (+ z), clamped, with the parameters of each group.
+at::Tensor nearest_codes(const at::Tensor& weight_OI, const Grid& grid, const GridParams& params);
 
 }  // namespace miq::quantizer

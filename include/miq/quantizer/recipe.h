@@ -43,6 +43,12 @@ std::vector<Choice> choose(const Recipe& recipe, const std::vector<std::string>&
 LayerRecipe preset(const std::string& name);
 std::vector<std::string> preset_names();
 
+/// A row of the preset table.
+struct PresetInfo {
+  std::string name, rounding, paper, summary;
+};
+const std::vector<PresetInfo>& presets();
+
 /// Why this layer cannot be quantized so, or nullopt. Called for every layer before a weight is read.
 std::optional<std::string> why_not(const LayerRecipe& layer, std::int64_t out_features, std::int64_t in_features);
 

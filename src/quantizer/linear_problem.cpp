@@ -1,0 +1,63 @@
+#include "miq/quantizer/linear_problem.h"
+
+#include <cmath>
+
+#include "miq/core/error.h"
+#include "roundings.h"
+
+namespace miq::quantizer {
+namespace {
+
+struct Entry {
+  const char* name;
+  bool needs_hessian;
+  QuantizedLinear (*round)(const LinearProblem&, const Grid&, const Range&, const Rounding&);
+};
+
+constexpr Entry kRoundings[] = {
+#define MIQ_ROUNDING(name, needs_hessian) {#name, needs_hessian, round_##name},
+#include "roundings.def"
+#undef MIQ_ROUNDING
+};
+
+const Entry& find_rounding(const std::string& name) {
+  for (const Entry& entry : kRoundings)
+    if (name == entry.name) return entry;
+  throw Error(ErrorKind::config, "unknown rounding '" + name + "'", "recipe.rounding.kind",
+              "did you mean " + nearest_name(name, rounding_names()) + "?");
+}
+
+// tr(dW H dW^T), summed in float64.
+double hessian_loss(const at::Tensor& change_OI, const at::Tensor& hessian_II) {
+  return (at::mm(change_OI, hessian_II) * change_OI).sum(at::kDouble).item<double>();
+}
+
+}  // namespace
+
+QuantizedLinear round_linear(const LinearProblem& problem, const Grid& grid, const Range& range, const Rounding& rounding) {
+  const Entry& entry = find_rounding(rounding.kind);
+  try {
+    if (entry.needs_hessian && problem.hessian == nullptr)
+      throw Error(ErrorKind::internal, "rounding '" + rounding.kind + "' needs calibration statistics");
+    if (!problem.weight_OI.isfinite().all().item<bool>())
+      throw Error(ErrorKind::numeric, "the weight is not finite (NaN or inf)", "", "the checkpoint is damaged");
+    QuantizedLinear result = entry.round(problem, grid, range, rounding);
+    const at::Tensor change = dequantize(result, at::kFloat) - problem.weight_OI;
+    result.relative_error = change.norm().item<double>() / std::max(1e-30, problem.weight_OI.norm().item<double>());
+    if (std::isnan(result.loss) && problem.hessian != nullptr) result.loss = hessian_loss(change, problem.hessian->matrix());
+    return result;
+  } catch (const Error& error) {
+    if (!error.where().empty()) throw;
+    throw Error(error.kind(), error.message(), problem.name, error.fix());
+  }
+}
+
+bool needs_hessian(const std::string& rounding_kind) { return find_rounding(rounding_kind).needs_hessian; }
+
+std::vector<std::string> rounding_names() {
+  std::vector<std::string> names;
+  for (const Entry& entry : kRoundings) names.push_back(entry.name);
+  return names;
+}
+
+}  // namespace miq::quantizer

@@ -1,0 +1,126 @@
+// Damping, column order and the Cholesky factor of a stage's Hessian, spec: GPTQ (arXiv 2210.17323)
+// step 3; retry ladder as GPTQModel's hessian_inverse.
+#include <tuple>
+
+#include "miq/core/error.h"
+#include "miq/quantizer/linear_problem.h"
+
+namespace miq::quantizer {
+namespace {
+
+// Inverse of a lower triangular matrix, by halves: a third of the work of solving for the identity.
+at::Tensor invert_lower(const at::Tensor& lower) {
+  const std::int64_t n = lower.size(0);
+  if (n <= 128) return at::linalg_solve_triangular(lower, at::eye(n, lower.options()), /*upper=*/false);
+  const std::int64_t half = n / 2;
+  const at::Tensor top = invert_lower(lower.narrow(0, 0, half).narrow(1, 0, half));
+  const at::Tensor bottom = invert_lower(lower.narrow(0, half, n - half).narrow(1, half, n - half));
+  at::Tensor inverse = at::zeros_like(lower);
+  inverse.narrow(0, 0, half).narrow(1, 0, half).copy_(top);
+  inverse.narrow(0, half, n - half).narrow(1, half, n - half).copy_(bottom);
+  const at::Tensor coupling = lower.narrow(0, half, n - half).narrow(1, 0, half);
+  inverse.narrow(0, half, n - half).narrow(1, 0, half).copy_(at::mm(at::mm(bottom, coupling), top).neg_());
+  return inverse;
+}
+
+// U with H^-1 = U^T U, U upper: H = R R^T with R upper is the Cholesky factor of H with both orders
+// reversed, and U = R^-1. Undefined when H is not positive definite.
+at::Tensor inverse_factor(const at::Tensor& hessian) {
+  auto [lower, info] = at::linalg_cholesky_ex(hessian.flip({0, 1}));
+  if (info.item<int>() != 0 || !lower.diagonal().isfinite().all().item<bool>()) return {};
+  const at::Tensor upper = invert_lower(lower).flip({0, 1}).contiguous();
+  return upper.isfinite().all().item<bool>() ? upper : at::Tensor();
+}
+
+// GPTQModel's group-aware order (arXiv 2505.14638): inside each full group by descending diagonal,
+// the groups by their largest, a ragged tail last and as it is.
+at::Tensor group_aware_order(const at::Tensor& diagonal, std::int64_t group_size) {
+  const std::int64_t columns = diagonal.size(0), full = columns / group_size;
+  if (full == 0) return at::arange(columns, at::kLong);
+  const at::Tensor grouped = diagonal.narrow(0, 0, full * group_size).view({full, group_size});
+  const at::Tensor inside = std::get<1>(grouped.sort(/*stable=*/true, 1, /*descending=*/true));
+  const at::Tensor groups = std::get<1>(std::get<0>(grouped.max(1)).sort(/*stable=*/true, 0, /*descending=*/true));
+  const at::Tensor order = (inside + at::arange(full, inside.options()).unsqueeze(1) * group_size).index_select(0, groups);
+  return at::cat({order.flatten(), at::arange(full * group_size, columns, inside.options())});
+}
+
+at::Tensor column_order(const at::Tensor& diagonal, ActOrder order, std::int64_t group_size) {
+  switch (order) {
+    case ActOrder::none: return {};
+    case ActOrder::desc: return std::get<1>(diagonal.sort(/*stable=*/true, 0, /*descending=*/true));
+    case ActOrder::group_aware: return group_aware_order(diagonal, group_size);
+  }
+  return {};
+}
+
+HessianFactor make_factor(const at::Tensor& hessian_II, std::int64_t num_tokens, const Rounding& rounding,
+                          std::int64_t group_size) {
+  HessianFactor factor;
+  at::Tensor hessian = hessian_II.clone();
+  at::Tensor diagonal = hessian.diagonal();
+  const at::Tensor dead = diagonal == 0;
+  if (const auto count = dead.sum().item<std::int64_t>(); count > 0) {
+    factor.dead = dead;
+    diagonal.masked_fill_(dead, 1);
+    factor.events.push_back({"dead_columns", std::to_string(count) + " of " + std::to_string(dead.size(0)) +
+                                                 " inputs are always zero: their weights become 0"});
+  }
+  if (num_tokens < hessian.size(0))
+    factor.events.push_back({"starved_hessian", std::to_string(num_tokens) + " calibration tokens for " +
+                                                    std::to_string(hessian.size(0)) + " inputs: only damping makes it definite"});
+  factor.perm = column_order(diagonal, rounding.act_order, group_size);
+  if (factor.perm.defined()) hessian = hessian.index_select(0, factor.perm).index_select(1, factor.perm);
+  diagonal = hessian.diagonal();
+  const at::Tensor original = diagonal.clone();
+  const double mean = original.mean().item<double>(), largest = original.abs().max().item<double>();
+
+  // percdamp, raised step by step while below 1; then a floor under the diagonal, ten times higher
+  // each time, and the ladder again.
+  for (int level = 0; level <= 6; ++level) {
+    const double floor = level == 0 ? 0 : largest * 1e-6 * std::pow(10.0, level - 1);
+    for (double percdamp = rounding.percdamp; percdamp < 1 || percdamp == rounding.percdamp;
+         percdamp += rounding.damp_auto_increment) {
+      diagonal.copy_(original + (percdamp * mean + floor));
+      factor.upper_II = inverse_factor(hessian);
+      if (factor.upper_II.defined()) {
+        factor.damp = percdamp * mean + floor;
+        factor.percdamp_used = mean > 0 ? factor.damp / mean : 0;
+        if (percdamp != rounding.percdamp || level > 0)
+          factor.events.push_back({"damping_raised", "not positive definite at percdamp " + std::to_string(rounding.percdamp) +
+                                                         ": raised to " + std::to_string(factor.percdamp_used)});
+        return factor;
+      }
+      if (rounding.damp_auto_increment <= 0) break;
+    }
+    if (rounding.damp_auto_increment <= 0) break;
+  }
+  throw Error(ErrorKind::numeric, "the Hessian is not positive definite at percdamp " + std::to_string(rounding.percdamp), "",
+              "raise rounding.percdamp, or give more and more varied calibration data");
+}
+
+using FactorKey = std::tuple<double, double, ActOrder, std::int64_t>;
+
+}  // namespace
+
+struct StageHessian::Cache {
+  std::map<FactorKey, HessianFactor> factors;
+};
+
+StageHessian::StageHessian(at::Tensor hessian_II, std::int64_t num_tokens)
+    : hessian_II_(std::move(hessian_II)), num_tokens_(num_tokens), cache_(std::make_unique<Cache>()) {
+  if (!hessian_II_.isfinite().all().item<bool>())
+    throw Error(ErrorKind::numeric, "the Hessian is not finite (NaN or inf)", "", "check the calibration data and the checkpoint");
+}
+
+StageHessian::~StageHessian() = default;
+
+const HessianFactor& StageHessian::factor(const Rounding& rounding, std::int64_t group_size) {
+  const FactorKey key{rounding.percdamp, rounding.damp_auto_increment, rounding.act_order,
+                      rounding.act_order == ActOrder::group_aware ? group_size : 0};
+  auto found = cache_->factors.find(key);
+  if (found == cache_->factors.end())
+    found = cache_->factors.emplace(key, make_factor(hessian_II_, num_tokens_, rounding, group_size)).first;
+  return found->second;
+}
+
+}  // namespace miq::quantizer
