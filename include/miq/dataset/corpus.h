@@ -19,6 +19,9 @@ struct Corpus {
   std::string joined() const;
 };
 
+/// Names that load_corpus finds in the data folder.
+std::vector<std::string> corpus_names();
+
 /// `corpus`: wikitext2, ptb, c4, or a path to .txt (one text) or .jsonl (field "text" or "content",
 /// a document a line). `split` is ignored for paths.
 /// @throws Error{io} when the data folder lacks it (the message names the folder and what is there),

@@ -1,0 +1,432 @@
+#include "tokenizer_parts.h"
+
+#include <utf8proc.h>
+
+#include <array>
+#include <cstdlib>
+
+#include "miq/core/error.h"
+#include "regex.h"
+#include "utf8.h"
+
+namespace miq::dataset {
+namespace {
+
+using Json = nlohmann::json;
+
+[[noreturn]] void malformed(const std::string& what, const std::string& where) {
+  throw Error(ErrorKind::io, "malformed tokenizer file: " + what, where);
+}
+[[noreturn]] void unknown_part(const std::string& kind, const std::string& type, const std::string& where) {
+  throw Error(ErrorKind::unsupported, "unknown " + kind + " '" + type + "' in the tokenizer", where);
+}
+
+std::string replace_all(const std::string& text, const std::string& from, const std::string& to) {
+  if (from.empty()) return text;
+  std::string out;
+  size_t at = 0;
+  for (size_t hit; (hit = text.find(from, at)) != std::string::npos; at = hit + from.size()) {
+    out.append(text, at, hit - at);
+    out += to;
+  }
+  return out.append(text, at, std::string::npos);
+}
+
+// A {"String": ...} or {"Regex": ...} pattern as a function that finds its matches.
+std::function<std::vector<std::pair<size_t, size_t>>(std::string_view)> make_pattern(const Json& pattern, const std::string& where) {
+  if (pattern.is_object() && pattern.contains("Regex")) {
+    return [regex = Regex(text_member(pattern, "Regex", where), where)](std::string_view text) { return regex.matches(text); };
+  }
+  return [wanted = text_member(pattern, "String", where)](std::string_view text) {
+    std::vector<std::pair<size_t, size_t>> found;
+    if (wanted.empty()) return found;
+    for (size_t at = 0; (at = text.find(wanted, at)) != std::string_view::npos; at += wanted.size())
+      found.emplace_back(at, at + wanted.size());
+    return found;
+  };
+}
+
+std::string nfc(const std::string& text, bool compatible) {
+  utf8proc_uint8_t* result = nullptr;
+  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE | (compatible ? UTF8PROC_COMPAT : 0));
+  const auto length = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                                   static_cast<utf8proc_ssize_t>(text.size()), &result, options);
+  if (length < 0) return text;
+  std::string out(reinterpret_cast<char*>(result), static_cast<size_t>(length));
+  std::free(result);
+  return out;
+}
+
+// GPT-2's printable stand-ins for bytes: printable Latin-1 as it is, the other bytes from U+0100 on.
+const std::array<std::string, 256>& byte_characters() {
+  static const std::array<std::string, 256> table = [] {
+    std::array<std::string, 256> made;
+    std::uint32_t next = 256;
+    for (std::uint32_t b = 0; b < 256; ++b) {
+      const bool printable = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
+      append_utf8(made[b], printable ? b : next++);
+    }
+    return made;
+  }();
+  return table;
+}
+
+const std::unordered_map<std::string, char>& character_bytes() {
+  static const std::unordered_map<std::string, char> table = [] {
+    std::unordered_map<std::string, char> made;
+    for (int b = 0; b < 256; ++b) made[byte_characters()[static_cast<size_t>(b)]] = static_cast<char>(b);
+    return made;
+  }();
+  return table;
+}
+
+// Splits each piece at the spans `find` gives; `behavior` says where the matches go.
+PreTokenizer make_split(std::function<std::vector<std::pair<size_t, size_t>>(std::string_view)> find,
+                        const std::string& behavior, const std::string& where) {
+  if (behavior != "Isolated" && behavior != "Removed" && behavior != "MergedWithPrevious" && behavior != "MergedWithNext")
+    unknown_part("split behavior", behavior, where);
+  return [find = std::move(find), behavior](std::vector<std::string> pieces) {
+    std::vector<std::string> out;
+    for (const std::string& piece : pieces) {
+      size_t at = 0;
+      std::string carried;  // a match that joins the piece behind it
+      const auto emit = [&](std::string part) {
+        part = carried + part;
+        carried.clear();
+        if (!part.empty()) out.push_back(std::move(part));
+      };
+      for (const auto& [begin, end] : find(piece)) {
+        std::string gap = piece.substr(at, begin - at), match = piece.substr(begin, end - begin);
+        at = end;
+        if (behavior == "MergedWithPrevious") {
+          emit(gap + match);
+        } else {
+          emit(std::move(gap));
+          if (behavior == "Isolated") emit(std::move(match));
+          if (behavior == "MergedWithNext") carried = std::move(match);
+        }
+      }
+      emit(piece.substr(at));
+    }
+    return out;
+  };
+}
+
+PreTokenizer make_digits(bool individual) {
+  return make_split(
+      [individual](std::string_view text) {
+        std::vector<std::pair<size_t, size_t>> found;
+        for (size_t at = 0; at < text.size();) {
+          const auto [code, bytes] = utf8_at(text, at);
+          if (is_number(code)) {
+            if (!individual && !found.empty() && found.back().second == at)
+              found.back().second += bytes;
+            else
+              found.emplace_back(at, at + bytes);
+          }
+          at += bytes;
+        }
+        return found;
+      },
+      "Isolated", "");
+}
+
+PreTokenizer make_byte_level(const Json& description, const std::string& where) {
+  static const char* const kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+  PreTokenizer split;
+  if (flag_member(description, "use_regex", true))
+    split = make_split([regex = Regex(kGpt2, where)](std::string_view t) { return regex.matches(t); }, "Isolated", where);
+  return [split, prefix = flag_member(description, "add_prefix_space", true)](std::vector<std::string> pieces) {
+    if (prefix)
+      for (std::string& piece : pieces)
+        if (!piece.empty() && piece[0] != ' ') piece.insert(0, 1, ' ');
+    if (split) pieces = split(std::move(pieces));
+    for (std::string& piece : pieces) {
+      std::string mapped;
+      for (const char c : piece) mapped += byte_characters()[static_cast<unsigned char>(c)];
+      piece = std::move(mapped);
+    }
+    return pieces;
+  };
+}
+
+std::string prepend_scheme(const Json& description) {
+  if (description.contains("prepend_scheme") && description["prepend_scheme"].is_string())
+    return description["prepend_scheme"].get<std::string>();
+  return flag_member(description, "add_prefix_space", true) ? "always" : "never";
+}
+
+// Spaces become `replacement`, which also stands before the text; split = a piece per word.
+PreTokenizer make_metaspace(const Json& description, const std::string& where) {
+  const std::string mark = text_member(description, "replacement", where), scheme = prepend_scheme(description);
+  if (scheme != "always" && scheme != "never") unknown_part("prepend_scheme", scheme, where);
+  PreTokenizer split;
+  if (flag_member(description, "split", true))
+    split = make_split(make_pattern(Json{{"String", mark}}, where), "MergedWithNext", where);
+  return [=](std::vector<std::string> pieces) {
+    for (std::string& piece : pieces) {
+      piece = replace_all(piece, " ", mark);
+      if (scheme == "always" && piece.compare(0, mark.size(), mark) != 0) piece = mark + piece;
+    }
+    return split ? split(std::move(pieces)) : pieces;
+  };
+}
+
+template <class Part>
+std::vector<Part> make_sequence(const Json& list, Part (*make)(const Json&, const std::string&), const std::string& where) {
+  if (!list.is_array()) malformed("a Sequence without its list", where);
+  std::vector<Part> parts;
+  for (const Json& item : list) parts.push_back(make(item, where));
+  return parts;
+}
+
+std::string decode_bytes(const std::vector<std::string>& tokens) {
+  std::string bytes;
+  for (const std::string& token : tokens) {
+    std::string mapped;
+    for (size_t at = 0; at < token.size();) {
+      const size_t length = utf8_at(token, at).bytes;
+      const auto found = character_bytes().find(token.substr(at, length));
+      if (found == character_bytes().end()) {
+        mapped = token;  // not of this alphabet: an added token, taken as it is
+        break;
+      }
+      mapped += found->second;
+      at += length;
+    }
+    bytes += mapped;
+  }
+  return valid_utf8(bytes);
+}
+
+// Runs of <0xAB> tokens become their bytes, or a U+FFFD each when they are not UTF-8.
+std::vector<std::string> decode_byte_fallback(const std::vector<std::string>& tokens) {
+  std::vector<std::string> out;
+  std::string run;
+  const auto flush = [&] {
+    if (run.empty()) return;
+    if (is_valid_utf8(run))
+      out.push_back(run);
+    else
+      for (size_t i = 0; i < run.size(); ++i) out.emplace_back("\xEF\xBF\xBD");
+    run.clear();
+  };
+  for (const std::string& token : tokens) {
+    char* end = nullptr;
+    const bool shaped = token.size() == 6 && token.compare(0, 3, "<0x") == 0 && token[5] == '>';
+    const long value = shaped ? std::strtol(token.c_str() + 3, &end, 16) : 0;
+    if (shaped && end == token.c_str() + 5) {
+      run += static_cast<char>(value);
+    } else {
+      flush();
+      out.push_back(token);
+    }
+  }
+  flush();
+  return out;
+}
+
+std::vector<std::string> strip(std::vector<std::string> tokens, const std::string& content, std::int64_t start, std::int64_t stop) {
+  for (std::string& token : tokens) {
+    for (std::int64_t i = 0; i < start && !content.empty() && token.compare(0, content.size(), content) == 0; ++i)
+      token.erase(0, content.size());
+    for (std::int64_t i = 0; i < stop && !content.empty() && token.size() >= content.size() &&
+                             token.compare(token.size() - content.size(), content.size(), content) == 0; ++i)
+      token.erase(token.size() - content.size());
+  }
+  return tokens;
+}
+
+}  // namespace
+
+const Json& member(const Json& object, const char* key, const std::string& where) {
+  if (!object.is_object() || !object.contains(key)) malformed(std::string("'") + key + "' is missing", where);
+  return object[key];
+}
+
+std::string text_member(const Json& object, const char* key, const std::string& where) {
+  const Json& value = member(object, key, where);
+  if (!value.is_string()) malformed(std::string("'") + key + "' is not text", where);
+  return value.get<std::string>();
+}
+
+bool flag_member(const Json& object, const char* key, bool fallback) {
+  return object.contains(key) && object[key].is_boolean() ? object[key].get<bool>() : fallback;
+}
+
+Normalizer make_normalizer(const Json& description, const std::string& where) {
+  if (description.is_null()) return [](const std::string& text) { return text; };
+  const std::string type = text_member(description, "type", where);
+  if (type == "NFC" || type == "NFKC") return [compatible = type == "NFKC"](const std::string& text) { return nfc(text, compatible); };
+  if (type == "Prepend")
+    return [prefix = text_member(description, "prepend", where)](const std::string& text) { return text.empty() ? text : prefix + text; };
+  if (type == "Replace") {
+    return [find = make_pattern(member(description, "pattern", where), where),
+            content = text_member(description, "content", where)](const std::string& text) {
+      std::string out;
+      size_t at = 0;
+      for (const auto& [begin, end] : find(text)) {
+        out.append(text, at, begin - at).append(content);
+        at = end;
+      }
+      return out.append(text, at, std::string::npos);
+    };
+  }
+  if (type == "Sequence") {
+    return [parts = make_sequence<Normalizer>(member(description, "normalizers", where), make_normalizer, where)](std::string text) {
+      for (const Normalizer& part : parts) text = part(text);
+      return text;
+    };
+  }
+  unknown_part("normalizer", type, where);
+}
+
+PreTokenizer make_pre_tokenizer(const Json& description, const std::string& where) {
+  if (description.is_null()) return [](std::vector<std::string> pieces) { return pieces; };
+  const std::string type = text_member(description, "type", where);
+  if (type == "ByteLevel") return make_byte_level(description, where);
+  if (type == "Digits") return make_digits(flag_member(description, "individual_digits", false));
+  if (type == "Metaspace") return make_metaspace(description, where);
+  if (type == "Split") {
+    if (flag_member(description, "invert", false)) unknown_part("Split option", "invert", where);
+    return make_split(make_pattern(member(description, "pattern", where), where), text_member(description, "behavior", where), where);
+  }
+  if (type == "Sequence") {
+    return [parts = make_sequence<PreTokenizer>(member(description, "pretokenizers", where), make_pre_tokenizer, where)](
+               std::vector<std::string> pieces) {
+      for (const PreTokenizer& part : parts) pieces = part(std::move(pieces));
+      return pieces;
+    };
+  }
+  unknown_part("pre-tokenizer", type, where);
+}
+
+Decoder make_decoder(const Json& description, const std::string& where) {
+  if (description.is_null()) {
+    return [](std::vector<std::string> tokens) {  // as tokenizers does: joined by spaces
+      for (size_t i = 1; i < tokens.size(); ++i) tokens[i].insert(0, 1, ' ');
+      return tokens;
+    };
+  }
+  const std::string type = text_member(description, "type", where);
+  if (type == "ByteLevel") return [](std::vector<std::string> tokens) { return std::vector<std::string>{decode_bytes(tokens)}; };
+  if (type == "ByteFallback") return [](std::vector<std::string> tokens) { return decode_byte_fallback(tokens); };
+  if (type == "Fuse") {
+    return [](std::vector<std::string> tokens) {
+      std::string all;
+      for (const std::string& token : tokens) all += token;
+      return std::vector<std::string>{all};
+    };
+  }
+  if (type == "Replace") {
+    const Json& pattern = member(description, "pattern", where);
+    return [from = text_member(pattern, "String", where), to = text_member(description, "content", where)](std::vector<std::string> tokens) {
+      for (std::string& token : tokens) token = replace_all(token, from, to);
+      return tokens;
+    };
+  }
+  if (type == "Strip") {
+    const auto count = [&](const char* key) { return description.value(key, Json(0)).is_number_integer() ? description.value(key, 0) : 0; };
+    return [content = text_member(description, "content", where), start = count("start"), stop = count("stop")](
+               std::vector<std::string> tokens) { return strip(std::move(tokens), content, start, stop); };
+  }
+  if (type == "Metaspace") {
+    return [mark = text_member(description, "replacement", where), scheme = prepend_scheme(description)](std::vector<std::string> tokens) {
+      for (size_t i = 0; i < tokens.size(); ++i) {
+        if (i == 0 && scheme != "never" && tokens[i].compare(0, mark.size(), mark) == 0) tokens[i].erase(0, mark.size());
+        tokens[i] = replace_all(tokens[i], mark, " ");
+      }
+      return tokens;
+    };
+  }
+  if (type == "Sequence") {
+    return [parts = make_sequence<Decoder>(member(description, "decoders", where), make_decoder, where)](std::vector<std::string> tokens) {
+      for (const Decoder& part : parts) tokens = part(std::move(tokens));
+      return tokens;
+    };
+  }
+  unknown_part("decoder", type, where);
+}
+
+SpecialFrame make_frame(const Json& post_processor, const std::string& where) {
+  SpecialFrame frame;
+  if (post_processor.is_null()) return frame;
+  const std::string type = text_member(post_processor, "type", where);
+  if (type == "ByteLevel") return frame;  // it only moves offsets
+  if (type == "Sequence") {
+    const Json& list = member(post_processor, "processors", where);
+    if (!list.is_array()) malformed("a Sequence without its list", where);
+    for (const Json& item : list) {
+      const SpecialFrame part = make_frame(item, where);
+      frame.before.insert(frame.before.begin(), part.before.begin(), part.before.end());
+      frame.after.insert(frame.after.end(), part.after.begin(), part.after.end());
+    }
+    return frame;
+  }
+  if (type != "TemplateProcessing") unknown_part("post-processor", type, where);
+  const Json& specials = member(post_processor, "special_tokens", where);
+  bool behind = false;
+  for (const Json& item : member(post_processor, "single", where)) {
+    if (item.contains("Sequence")) {
+      behind = true;
+      continue;
+    }
+    const std::string name = text_member(member(item, "SpecialToken", where), "id", where);
+    for (const Json& id : member(member(specials, name.c_str(), where), "ids", where)) {
+      if (!id.is_number_integer()) malformed("a template's id is not a number", where);
+      (behind ? frame.after : frame.before).push_back(id.get<std::int64_t>());
+    }
+  }
+  return frame;
+}
+
+BpeModel make_bpe(const Json& model, const std::string& where) {
+  constexpr std::int64_t kMaxId = 1 << 24;
+  const std::string type = model.is_object() && !model.contains("type") ? "BPE" : text_member(model, "type", where);
+  if (type != "BPE") unknown_part("tokenizer model", type, where);
+  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
+    if (model.contains(key) && model[key].is_string() && !model[key].get<std::string>().empty()) unknown_part("BPE option", key, where);
+  BpeModel bpe;
+  const Json& vocab = member(model, "vocab", where);
+  if (!vocab.is_object()) malformed("the vocabulary is not an object", where);
+  for (const auto& [piece, id] : vocab.items()) {
+    if (!id.is_number_integer() || id.get<std::int64_t>() < 0 || id.get<std::int64_t>() >= kMaxId)
+      malformed("the id of '" + piece + "' is not a token id", where);
+    const auto index = id.get<size_t>();
+    if (index >= bpe.pieces.size()) bpe.pieces.resize(index + 1);
+    if (!bpe.pieces[index].empty()) malformed("'" + piece + "' and '" + bpe.pieces[index] + "' have the same id", where);
+    bpe.pieces[index] = piece;
+    bpe.vocab.emplace(piece, static_cast<std::int32_t>(index));
+  }
+  const Json& merges = member(model, "merges", where);
+  if (!merges.is_array()) malformed("the merges are not a list", where);
+  std::int32_t rank = 0;
+  for (const Json& merge : merges) {
+    std::string left, right;
+    if (merge.is_string()) {
+      const auto text = merge.get<std::string>();
+      const size_t space = text.find(' ');
+      if (space == std::string::npos) malformed("merge " + merge.dump() + " is not a pair", where);
+      left = text.substr(0, space);
+      right = text.substr(space + 1);
+    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
+      left = merge[0].get<std::string>();
+      right = merge[1].get<std::string>();
+    } else {
+      malformed("merge " + std::to_string(rank) + " is not a pair", where);
+    }
+    const auto a = bpe.vocab.find(left), b = bpe.vocab.find(right), both = bpe.vocab.find(left + right);
+    if (a == bpe.vocab.end() || b == bpe.vocab.end() || both == bpe.vocab.end())
+      malformed("merge '" + left + " " + right + "' is out of the vocabulary", where);
+    bpe.merges.emplace(static_cast<std::uint64_t>(static_cast<std::uint32_t>(a->second)) << 32 | static_cast<std::uint32_t>(b->second),
+                       BpeModel::Merge{rank++, both->second});
+  }
+  if (model.contains("unk_token") && model["unk_token"].is_string())
+    if (const auto found = bpe.vocab.find(model["unk_token"].get<std::string>()); found != bpe.vocab.end()) bpe.unknown = found->second;
+  bpe.byte_fallback = flag_member(model, "byte_fallback", false);
+  bpe.fuse_unknown = flag_member(model, "fuse_unk", false);
+  bpe.ignore_merges = flag_member(model, "ignore_merges", false);
+  return bpe;
+}
+
+}  // namespace miq::dataset
