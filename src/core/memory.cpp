@@ -38,9 +38,15 @@ std::int64_t cgroup_available() {
 std::int64_t anonymous_rss_bytes() { return proc_bytes("/proc/self/status", "RssAnon"); }
 
 std::int64_t peak_rss_bytes() {
+  if (const std::int64_t peak = proc_bytes("/proc/self/status", "VmHWM"); peak > 0) return peak;
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
+}
+
+void reset_peak_rss() {
+  std::ofstream clear("/proc/self/clear_refs");
+  clear << "5";
 }
 
 std::int64_t available_memory_bytes() {

@@ -8,14 +8,6 @@
 namespace miq::dataset {
 namespace {
 
-at::Tensor read_ids(const std::string& path) {
-  const at::Tensor ids = SafetensorsFile::open(path).tensor("ids");
-  if (ids.scalar_type() != at::kLong || ids.dim() != 2 || ids.numel() == 0)
-    throw Error(ErrorKind::io, "`ids` must be int64 [samples, seqlen], not " + dtype_name(ids.scalar_type()) + " with " +
-                                   std::to_string(ids.dim()) + " dimensions", path);
-  return ids.clone();
-}
-
 [[noreturn]] void throw_too_short(std::int64_t tokens, std::int64_t needed, const CalibrationConfig& config) {
   throw Error(ErrorKind::config, "the corpus has " + std::to_string(tokens) + " tokens, " + std::to_string(needed) + " are needed",
               "calibration (" + config.dataset + " " + config.split + ")", "lower calibration.samples or calibration.seqlen");
@@ -46,8 +38,16 @@ at::Tensor windows_of_documents(const CalibrationConfig& config, const Corpus& c
 
 }  // namespace
 
+at::Tensor read_calibration_ids(const std::filesystem::path& path) {
+  const at::Tensor ids = SafetensorsFile::open(path).tensor("ids");
+  if (ids.scalar_type() != at::kLong || ids.dim() != 2 || ids.numel() == 0)
+    throw Error(ErrorKind::io, "`ids` must be int64 [samples, seqlen], not " + dtype_name(ids.scalar_type()) + " with " +
+                                   std::to_string(ids.dim()) + " dimensions", path.string());
+  return ids.clone();
+}
+
 at::Tensor calibration_ids(const CalibrationConfig& config, const Tokenizer& tokenizer, const std::filesystem::path& data_dir) {
-  if (!config.ids.empty()) return read_ids(config.ids);
+  if (!config.ids.empty()) return read_calibration_ids(config.ids);
   const Corpus corpus = load_corpus(config.dataset, config.split, data_dir);
   if (config.dataset == "c4" && config.sampling == Sampling::random) return windows_of_documents(config, corpus, tokenizer);
   const at::Tensor stream = tokenize(corpus, tokenizer);

@@ -1,1 +1,60 @@
-int main() { return 70; }
+// miq: parse, call the executor, print. The one place where errors end.
+#include <csignal>
+#include <cstdio>
+#include <iostream>
+#include <new>
+
+#include "commands.h"
+#include "miq/core/error.h"
+#include "miq/core/log.h"
+
+namespace {
+
+int fail(const miq::Error& error) {
+  std::fputs((std::string(error.what()) + "\n").c_str(), stderr);
+  return error.exit_status();
+}
+
+// LibTorch's own errors carry a stack trace; its first line says what happened.
+miq::Error from_libtorch(const c10::Error& error) {
+  const std::string text = error.what_without_backtrace();
+  if (text.find("alloc") != std::string::npos && text.find("memory") != std::string::npos)
+    return miq::Error(miq::ErrorKind::unsupported, "out of memory: " + text.substr(0, text.find('\n')), "", "lower pipeline.memory, or use a machine with more memory");
+  return miq::Error(miq::ErrorKind::internal, text.substr(0, text.find('\n')), "LibTorch", "please report this with the command line");
+}
+
+int run(int argc, char** argv) {
+  CLI::App program("miq quantizes language models, exports them, and measures what it cost.", "miq");
+  program.set_version_flag("--version", "miq " MIQ_VERSION);
+  program.require_subcommand(1);
+  program.failure_message([](const CLI::App*, const CLI::Error& error) { return std::string(error.what()); });
+  miq::tools::add_job_commands(program);
+  miq::tools::add_generate_command(program);
+  miq::tools::add_config_command(program);
+  miq::tools::add_list_command(program);
+  try {
+    program.parse(argc, argv);
+    return 0;
+  } catch (const CLI::Success& wish) {  // --help, --version
+    return program.exit(wish);
+  } catch (const CLI::ParseError& error) {
+    return fail(miq::Error(miq::ErrorKind::config, error.what(), "command line", "see miq --help"));
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);  // a closed stdout is an error of print(), not the end of a job
+  try {
+    return run(argc, argv);
+  } catch (const miq::Error& error) {
+    return fail(error);
+  } catch (const c10::Error& error) {
+    return fail(from_libtorch(error));
+  } catch (const std::bad_alloc&) {
+    return fail(miq::Error(miq::ErrorKind::unsupported, "out of memory", "", "lower pipeline.memory, or use a machine with more memory"));
+  } catch (const std::exception& error) {
+    return fail(miq::Error(miq::ErrorKind::internal, error.what(), "", "please report this with the command line"));
+  }
+}

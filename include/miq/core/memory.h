@@ -10,8 +10,10 @@ namespace miq {
 /// Anonymous resident memory of this process now, in bytes: what it allocated, without the pages of
 /// mapped files, which the kernel takes back when it needs them (Linux: RssAnon).
 std::int64_t anonymous_rss_bytes();
-/// Highest resident set so far, mapped files included, in bytes (getrusage).
+/// Highest resident set since the start or the last reset, mapped files included, in bytes.
 std::int64_t peak_rss_bytes();
+/// Starts the peak anew from now (Linux; elsewhere it does nothing).
+void reset_peak_rss();
 /// Memory that can still be allocated without swapping, in bytes (Linux: MemAvailable and the
 /// cgroup's limit, the smaller).
 std::int64_t available_memory_bytes();

@@ -7,6 +7,10 @@
 
 #include "miq/model/language_model.h"
 
+namespace miq {
+class FieldVisitor;
+}
+
 namespace miq::evaluator {
 
 /// gptq: full windows only, exp(mean over windows of the mean loss of their seqlen - 1 targets).
@@ -32,5 +36,8 @@ struct Perplexity {
 /// time, so that a model whose blocks are not held is read once.
 /// @throws Error{config} when the stream is shorter than one window.
 Perplexity perplexity(model::LanguageModel& model, const at::Tensor& ids, const PerplexityConfig& config);
+
+/// The keys of an element of `evaluation.perplexity`.
+void visit_fields(FieldVisitor& visitor, PerplexityConfig& config);
 
 }  // namespace miq::evaluator

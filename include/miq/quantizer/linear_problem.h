@@ -8,6 +8,10 @@
 #include "miq/quantizer/quantized_linear.h"
 #include "miq/quantizer/range.h"
 
+namespace miq {
+class FieldVisitor;
+}
+
 namespace miq::quantizer {
 
 enum class GroupFit {
@@ -76,5 +80,10 @@ QuantizedLinear round_linear(const LinearProblem& problem, const Grid& grid, con
 bool needs_hessian(const std::string& rounding_kind);
 /// Names in roundings.def, in its order.
 std::vector<std::string> rounding_names();
+
+/// The keys of `grid`, `range` and `rounding` in a recipe.
+void visit_fields(FieldVisitor& visitor, Grid& grid);
+void visit_fields(FieldVisitor& visitor, Range& range);
+void visit_fields(FieldVisitor& visitor, Rounding& rounding);
 
 }  // namespace miq::quantizer

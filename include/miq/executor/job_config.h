@@ -1,0 +1,75 @@
+// A job: everything one YAML file says. The keys are those of the members' visit_fields.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "miq/core/config.h"
+#include "miq/dataset/calibration.h"
+#include "miq/evaluator/perplexity.h"
+#include "miq/quantizer/recipe.h"
+
+namespace miq::executor {
+
+struct ModelConfig {
+  std::string path;                    ///< a Hugging Face folder
+  std::string dtype = "auto";          ///< compute type of evaluation and generation
+  std::string architecture = "auto";   ///< a family's name instead of config.json's
+};
+
+/// In which order a block's linears are calibrated (DESIGN section 3).
+enum class Order {
+  stage,  ///< stage by stage: later stages see the earlier ones quantized
+  block,  ///< all from one pass over the unquantized block
+};
+/// What the next block is fed with.
+enum class Propagate { quantized, floating };
+enum class Offload { none, cpu };
+
+struct PipelineConfig {
+  Order order = Order::stage;
+  Propagate propagate = Propagate::quantized;
+  Offload offload = Offload::none;
+  std::int64_t memory = 0;  ///< bytes for activations of one microbatch; 0 = auto
+};
+
+enum class ExportFormat { dequantized };
+
+struct ExportConfig {
+  ExportFormat format = ExportFormat::dequantized;
+  std::int64_t shard_size = std::int64_t{5} << 30;
+};
+
+struct EvaluationConfig {
+  std::vector<evaluator::PerplexityConfig> perplexity;
+  bool baseline = true;  ///< also score the unquantized model
+};
+
+struct JobConfig {
+  ModelConfig model;
+  std::string device = "auto";
+  std::string data_dir;
+  std::string output;
+  dataset::CalibrationConfig calibration;
+  std::string calibration_dtype = "auto";  ///< calibration.dtype: auto, float32, bfloat16, float16
+  quantizer::Recipe recipe;
+  PipelineConfig pipeline;
+  std::optional<ExportConfig> export_;
+  EvaluationConfig evaluation;
+};
+
+/// Reads a native configuration, or MI-optimize's own (top key quant_config), which is translated
+/// first. Checks every key and value. @throws Error{config, unsupported}
+JobConfig read_job_config(const ConfigSource& source);
+
+/// Whether the file is one of MI-optimize's.
+bool is_mi_optimize(const ConfigSource& source);
+/// MI-optimize's file as a native tree; oddities are logged as warnings with their line.
+YAML::Node translate_mi_optimize(const ConfigSource& source);
+
+/// The resolved configuration with each key's meaning, and as JSON for results.json.
+std::string to_yaml(const JobConfig& config);
+nlohmann::ordered_json to_json(const JobConfig& config);
+
+}  // namespace miq::executor

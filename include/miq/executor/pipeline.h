@@ -1,0 +1,47 @@
+// The block pipeline (docs/design.md): block by block, stage by stage - take the stage's input, gather
+// its statistics, round its linears, go on with the quantized ones.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "miq/executor/job_config.h"
+#include "miq/executor/plan.h"
+
+namespace miq::executor {
+
+/// What is told of a linear in the results.
+struct LayerReport {
+  PlannedLinear planned;
+  double loss, relative_error, bits_per_weight;
+  std::int64_t bytes;
+  std::vector<quantizer::Event> events;
+};
+
+struct PipelineResult {
+  std::vector<LayerReport> layers;            ///< quantized ones only
+  std::map<std::string, double> seconds_by_phase;
+  std::vector<model::Block> blocks;           ///< with quantized kernels; empty unless kept
+};
+
+struct PipelineOptions {
+  at::Tensor calibration_ids;                 ///< int64 [S, T]; may be undefined when no rounding needs data
+  at::ScalarType compute_dtype = at::kFloat;  ///< of the calibration pass
+  PipelineConfig config;
+  bool keep_blocks = false;
+  /// Sees each quantized linear when its block is done.
+  std::function<void(const std::string& name, const quantizer::QuantizedLinear&)> on_linear;
+};
+
+/// Whether any linear of the plan needs calibration data.
+bool needs_calibration(const std::vector<PlannedLinear>& plan);
+
+/// Quantizes the model's linears as planned. At no time more than one block's weights, its statistics
+/// and the hidden states are in memory.
+/// @throws Error{numeric} naming the layer.
+PipelineResult run_pipeline(model::LanguageModel& model, const std::vector<PlannedLinear>& plan, const PipelineOptions& options);
+
+}  // namespace miq::executor

@@ -1,0 +1,34 @@
+// The plainest export: a Hugging Face checkpoint whose weights are the quantized values, in the
+// original's types. Anything that reads the original reads it.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <set>
+#include <string>
+
+#include "miq/core/checkpoint.h"
+#include "miq/quantizer/quantized_linear.h"
+
+namespace miq::format {
+
+/// Writes the checkpoint as blocks finish. `source` gives the tensors that stay as they are.
+class DequantizedWriter {
+ public:
+  /// Copies config and tokenizer files of `original` into `folder` and lays out the shards.
+  /// `quantized`: names of the linears (without .weight) that put() will bring.
+  DequantizedWriter(const std::filesystem::path& original, const std::filesystem::path& folder, const TensorSource& source,
+                    std::set<std::string> quantized, std::int64_t shard_bytes);
+  void put(const std::string& linear, const quantizer::QuantizedLinear& quantized);
+  /// Copies a tensor of the source as it is.
+  void copy(const std::string& tensor);
+  /// Copies what is still missing, and closes. @throws Error{internal} when a linear never came.
+  void finish();
+
+ private:
+  const TensorSource* source_;
+  std::set<std::string> waiting_, unwritten_;
+  std::unique_ptr<CheckpointWriter> writer_;
+};
+
+}  // namespace miq::format

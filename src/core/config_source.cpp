@@ -1,0 +1,93 @@
+#include <cerrno>
+
+#include "miq/core/config.h"
+#include "miq/core/error.h"
+#include "miq/core/file.h"
+
+namespace miq {
+namespace {
+
+constexpr std::int64_t kMaxYamlBytes = 1 << 20;
+
+std::vector<std::string> split_path(const std::string& path, const std::string& assignment) {
+  std::vector<std::string> keys(1);
+  for (const char c : path) {
+    if (c == '.' || c == '[') keys.emplace_back();
+    else if (c != ']') keys.back() += c;
+  }
+  for (const std::string& key : keys)
+    if (key.empty()) throw Error(ErrorKind::config, "a key is empty", "--set " + assignment, "write --set key.path=value");
+  return keys;
+}
+
+YAML::Node parse(const std::string& text, const std::string& name) {
+  try {
+    return YAML::Load(text);
+  } catch (const YAML::Exception& error) {
+    const auto& mark = error.mark;
+    const std::string place = mark.is_null() ? "" : ":" + std::to_string(mark.line + 1) + ":" + std::to_string(mark.column + 1);
+    throw Error(ErrorKind::config, "not valid YAML: " + error.msg, name + place);
+  }
+}
+
+}  // namespace
+
+ConfigSource ConfigSource::from_text(const std::string& text, const std::string& name) {
+  if (text.find('\0') != std::string::npos) throw Error(ErrorKind::config, "not valid YAML: a zero byte", name);
+  ConfigSource source;
+  source.name_ = name;
+  source.root_ = parse(text, name);
+  if (source.root_.IsNull()) source.root_ = YAML::Node(YAML::NodeType::Map);
+  if (!source.root_.IsMap()) throw Error(ErrorKind::config, "the file is not a mapping of keys to values", name, "see configs/README.md");
+  return source;
+}
+
+ConfigSource ConfigSource::from_file(const std::filesystem::path& file) {
+  return from_text(read_file(file, kMaxYamlBytes), file.string());
+}
+
+void ConfigSource::set(const std::string& assignment) {
+  const size_t equals = assignment.find('=');
+  if (equals == std::string::npos) throw Error(ErrorKind::config, "no '=' in it", "--set " + assignment, "write --set key.path=value");
+  const auto keys = split_path(assignment.substr(0, equals), assignment);
+  const YAML::Node value = parse(assignment.substr(equals + 1), "--set " + assignment);
+  YAML::Node node = root_;
+  std::string path;
+  for (size_t i = 0; i < keys.size(); ++i) {
+    path += (path.empty() ? "" : ".") + keys[i];
+    YAML::Node next;
+    if (node.IsSequence()) {
+      const bool digits = keys[i].size() < 7 && keys[i].find_first_not_of("0123456789") == std::string::npos;
+      const size_t index = digits ? std::stoul(keys[i]) : node.size();
+      if (index >= node.size())
+        throw Error(ErrorKind::config, "the list has " + std::to_string(node.size()) + " elements, '" + keys[i] + "' is none of them", "--set " + assignment);
+      if (i + 1 == keys.size()) node[index] = value;
+      else next.reset(node[index]);
+    } else {
+      if (!node.IsMap() && !node.IsNull()) throw Error(ErrorKind::config, "'" + path + "' lies in a value that has no keys", "--set " + assignment);
+      if (i + 1 == keys.size()) node[keys[i]] = value;
+      else {
+        if (!node[keys[i]] || node[keys[i]].IsNull()) node[keys[i]] = YAML::Node(YAML::NodeType::Map);
+        next.reset(node[keys[i]]);
+      }
+    }
+    if (i + 1 < keys.size()) node.reset(next);
+  }
+  overrides_[path] = assignment;
+}
+
+std::string ConfigSource::where(const std::string& path, const YAML::Node& node) const {
+  std::string prefix = path;
+  for (;;) {
+    if (const auto found = overrides_.find(prefix); found != overrides_.end()) return "--set " + found->second;
+    const size_t dot = prefix.rfind('.');
+    if (dot == std::string::npos) break;
+    prefix.resize(dot);
+  }
+  std::string place = name_;
+  if (node.IsDefined() && !node.Mark().is_null())
+    place += ":" + std::to_string(node.Mark().line + 1) + ":" + std::to_string(node.Mark().column + 1);
+  return path.empty() ? place : place + " " + path;
+}
+
+}  // namespace miq

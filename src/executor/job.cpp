@@ -1,0 +1,202 @@
+#include "miq/executor/job.h"
+
+#include <ATen/Parallel.h>
+#include <torch/version.h>
+
+#include <chrono>
+#include <cmath>
+
+#include "miq/core/device.h"
+#include "miq/core/dtype.h"
+#include "miq/core/error.h"
+#include "miq/core/file.h"
+#include "miq/core/log.h"
+#include "miq/core/memory.h"
+#include "miq/dataset/tokenizer.h"
+#include "miq/executor/pipeline.h"
+#include "miq/format/dequantized.h"
+
+namespace miq::executor {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+// JSON has no NaN.
+Json number_or_null(double value) { return std::isfinite(value) ? Json(value) : Json(); }
+
+// The compute type of the calibration pass: bfloat16 where that is several times faster and the
+// accuracy of the statistics does not suffer (docs/design.md), else the model's.
+at::ScalarType calibration_dtype(const JobConfig& config, const model::LanguageModel& model) {
+  if (config.calibration_dtype != "auto") return model::resolve_compute_dtype(config.calibration_dtype, model.architecture(), model.device());
+  return has_fast_bfloat16(model.device()) ? at::kBFloat16 : at::kFloat;
+}
+
+struct Job {
+  Job(const JobConfig& c, JobMode m) : config(c), mode(m) {}
+
+  const JobConfig& config;
+  JobMode mode;
+  std::optional<model::LanguageModel> model;
+  std::unique_ptr<dataset::Tokenizer> tokenizer;
+  std::vector<PlannedLinear> plan;
+  at::Tensor calibration_ids;
+  std::vector<at::Tensor> streams;  // token streams of evaluation.perplexity
+  Json results;
+
+  bool quantizes() const { return mode != JobMode::evaluate; }
+  bool evaluates() const { return mode != JobMode::quantize; }
+  bool writes() const { return !config.output.empty(); }
+
+  const dataset::Tokenizer& need_tokenizer() {
+    if (!tokenizer) tokenizer = dataset::load_tokenizer(config.model.path);
+    return *tokenizer;
+  }
+
+  // Opens everything the job will need, so that what is missing is told before the work.
+  void prepare() {
+    if (config.model.path.empty())
+      throw Error(ErrorKind::config, "no model", "model.path", "set model.path in the configuration, or give --model PATH");
+    if (writes()) {
+      std::error_code problem;
+      fs::create_directories(config.output, problem);
+      if (problem) throw_system_error("create", config.output, problem.value());
+      log_to_file((fs::path(config.output) / "miq.log").string());
+    } else if (config.export_ && quantizes()) {
+      throw Error(ErrorKind::config, "export needs a folder", "output", "set output, or give --output DIR");
+    }
+    const at::Device device = parse_device(config.device);
+    model = model::LanguageModel::open(config.model.path, config.model.architecture, at::kFloat, device);
+    model->set_compute_dtype(model::resolve_compute_dtype(config.model.dtype, model->architecture(), device));
+    log_info(config.model.path + ": " + model->architecture().family + ", " + std::to_string(model->num_parameters()) + " parameters, " +
+             format_bytes(model->source().bytes()) + "; " + describe(device) + ", " + dtype_name(model->compute_dtype()));
+    if (quantizes()) {
+      plan = make_plan(*model, config.recipe);
+      if (needs_calibration(plan)) read_calibration();
+    }
+    if (evaluates())
+      for (const evaluator::PerplexityConfig& item : config.evaluation.perplexity)
+        streams.push_back(dataset::tokenize(dataset::load_corpus(item.corpus, item.split, config.data_dir), need_tokenizer()));
+  }
+
+  void read_calibration() {
+    calibration_ids = config.calibration.ids.empty()
+                          ? dataset::calibration_ids(config.calibration, need_tokenizer(), config.data_dir)
+                          : dataset::read_calibration_ids(config.calibration.ids);
+  }
+
+  std::vector<evaluator::Perplexity> score() {
+    std::vector<evaluator::Perplexity> scores;
+    for (size_t i = 0; i < streams.size(); ++i) {
+      scores.push_back(evaluator::perplexity(*model, streams[i], config.evaluation.perplexity[i]));
+      log_info("perplexity " + config.evaluation.perplexity[i].corpus + ": " + std::to_string(scores.back().value));
+    }
+    return scores;
+  }
+
+  void quantize() {
+    reset_peak_rss();
+    const auto start = std::chrono::steady_clock::now();
+    const double cpu_start = cpu_seconds();
+    PipelineOptions options;
+    options.calibration_ids = calibration_ids;
+    options.compute_dtype = calibration_dtype(config, *model);
+    options.config = config.pipeline;
+    options.keep_blocks = evaluates() && !streams.empty();
+    std::optional<StagedFolder> folder;
+    std::optional<format::DequantizedWriter> writer;
+    if (config.export_) {
+      folder.emplace(fs::path(config.output) / "model");
+      std::set<std::string> names;
+      for (const PlannedLinear& planned : plan)
+        if (!planned.choice.layer->keep_float) names.insert(planned.name);
+      writer.emplace(config.model.path, folder->path(), model->source(), names, config.export_->shard_size);
+      options.on_linear = [&](const std::string& name, const quantizer::QuantizedLinear& linear) { writer->put(name, linear); };
+    }
+    PipelineResult done = run_pipeline(*model, plan, options);
+    if (writer) {
+      writer->finish();
+      folder->commit();
+    }
+    tell_quantization(done, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), cpu_seconds() - cpu_start);
+    if (options.keep_blocks) model->replace_blocks(std::move(done.blocks));
+  }
+
+  void tell_quantization(const PipelineResult& done, double seconds, double cpu) {
+    Json layers = Json::array(), events = Json::array();
+    double bits = 0, weights = 0;
+    std::int64_t bytes = 0;
+    for (const LayerReport& layer : done.layers) {
+      const quantizer::LayerRecipe& recipe = *layer.planned.choice.layer;
+      const double count = static_cast<double>(layer.planned.out_features * layer.planned.in_features);
+      bits += layer.bits_per_weight * count;
+      weights += count;
+      bytes += layer.bytes;
+      Json own = Json::array();
+      for (const quantizer::Event& event : layer.events) {
+        own.push_back({{"code", event.code}, {"detail", event.detail}});
+        events.push_back({{"layer", layer.planned.name}, {"code", event.code}, {"detail", event.detail}});
+      }
+      const bool grouped = recipe.grid.granularity == quantizer::Granularity::group;
+      layers.push_back({{"name", layer.planned.name},
+                        {"rule", layer.planned.choice.rule},
+                        {"preset", recipe.preset},
+                        {"bits", recipe.grid.bits},
+                        {"group_size", grouped ? Json(recipe.grid.group_size) : Json(-1)},
+                        {"bits_per_weight", layer.bits_per_weight},
+                        {"loss", number_or_null(layer.loss)},
+                        {"relative_error", layer.relative_error},
+                        {"events", own}});
+    }
+    results["quantization"] = {{"seconds", seconds},
+                               {"cpu_seconds", cpu},
+                               {"peak_rss_bytes", peak_rss_bytes()},
+                               {"seconds_by_phase", done.seconds_by_phase},
+                               {"calibration_dtype", dtype_name(calibration_dtype(config, *model))},
+                               {"bits_per_weight", weights > 0 ? bits / weights : 0.0},
+                               {"bytes", bytes},
+                               {"layers", layers}};
+    results["events"] = events;
+  }
+
+  void tell_perplexity(const std::vector<evaluator::Perplexity>& scores, const std::vector<evaluator::Perplexity>& baselines) {
+    Json list = Json::array();
+    for (size_t i = 0; i < scores.size(); ++i) {
+      const evaluator::PerplexityConfig& item = config.evaluation.perplexity[i];
+      list.push_back({{"corpus", item.corpus},
+                      {"split", item.split},
+                      {"protocol", item.protocol == evaluator::Protocol::gptq ? "gptq" : "mi"},
+                      {"seqlen", item.seqlen},
+                      {"windows", scores[i].windows},
+                      {"tokens", scores[i].tokens},
+                      {"value", number_or_null(scores[i].value)},
+                      {"baseline", i < baselines.size() ? number_or_null(baselines[i].value) : Json()},
+                      {"seconds", scores[i].seconds}});
+    }
+    results["perplexity"] = list;
+  }
+
+  Json run() {
+    prepare();
+    results["miq"] = {{"version", MIQ_VERSION}, {"libtorch", TORCH_VERSION}, {"device", describe(model->device())}, {"threads", at::get_num_threads()}};
+    results["config"] = to_json(config);
+    results["model"] = {{"family", model->architecture().family}, {"parameters", model->num_parameters()}, {"bytes", model->source().bytes()}, {"dtype", dtype_name(model->compute_dtype())}};
+    results["events"] = Json::array();
+    results["tasks"] = Json::array();
+    std::vector<evaluator::Perplexity> baselines;
+    if (mode == JobMode::run && config.evaluation.baseline) baselines = score();
+    if (quantizes()) quantize();
+    tell_perplexity(evaluates() ? score() : std::vector<evaluator::Perplexity>(), baselines);
+    if (writes()) write_file_atomically(fs::path(config.output) / "results.json", results.dump(2) + "\n");
+    return std::move(results);
+  }
+};
+
+}  // namespace
+
+nlohmann::ordered_json run_job(const JobConfig& config, JobMode mode) {
+  const c10::InferenceMode inference;
+  return Job(config, mode).run();
+}
+
+}  // namespace miq::executor

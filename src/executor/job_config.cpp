@@ -1,0 +1,135 @@
+#include "miq/executor/job_config.h"
+
+#include <cstdlib>
+
+#include "miq/core/error.h"
+#include "recipe_config.h"
+
+namespace miq::executor {
+
+static void visit_fields(FieldVisitor& v, ModelConfig& config) {
+  v.text("path", config.path, "a Hugging Face folder: config.json, safetensors weights, tokenizer");
+  v.text("dtype", config.dtype, "compute type: auto (the checkpoint's), float32, bfloat16, float16");
+  v.text("architecture", config.architecture, "auto, or a family's name");
+}
+
+static void visit_fields(FieldVisitor& v, PipelineConfig& config) {
+  v.choice<Order>("order", config.order, {{"stage", Order::stage}, {"block", Order::block}}, "stage: later stages of a block see earlier ones quantized");
+  v.choice<Propagate>("propagate", config.propagate, {{"quantized", Propagate::quantized}, {"float", Propagate::floating}}, "what the next block is fed with");
+  v.choice<Offload>("offload", config.offload, {{"none", Offload::none}, {"cpu", Offload::cpu}}, "where hidden states rest between blocks");
+  v.bytes("memory", config.memory, "activations of one microbatch at most");
+}
+
+static void visit_fields(FieldVisitor& v, ExportConfig& config) {
+  v.choice<ExportFormat>("format", config.format, {{"dequantized", ExportFormat::dequantized}}, "checkpoint layout");
+  v.bytes("shard_size", config.shard_size, "largest shard");
+}
+
+// calibration.dtype stands beside the keys of CalibrationConfig.
+struct Calibration {
+  dataset::CalibrationConfig* config;
+  std::string* dtype;
+};
+static void visit_fields(FieldVisitor& v, Calibration& calibration) {
+  dataset::visit_fields(v, *calibration.config);
+  v.text("dtype", *calibration.dtype, "compute type of the calibration pass: auto (bfloat16 where it is fast), float32, bfloat16, float16");
+}
+
+namespace {
+
+void visit_top(FieldVisitor& v, JobConfig& config) {
+  v.object("model", config.model, "");
+  v.text("device", config.device, "cpu, cuda, cuda:N or auto");
+  v.text("data_dir", config.data_dir, "folder of the named corpora; $MIQ_DATA, then ~/.cache/miq/data");
+  v.text("output", config.output, "run directory: results.json, miq.log, model/");
+  Calibration calibration{&config.calibration, &config.calibration_dtype};
+  v.object("calibration", calibration, "");
+  v.object("pipeline", config.pipeline, "");
+}
+
+std::string default_data_dir() {
+  if (const char* folder = std::getenv("MIQ_DATA")) return folder;
+  const char* home = std::getenv("HOME");
+  return (home ? std::string(home) : std::string(".")) + "/.cache/miq/data";
+}
+
+void check_dtype(const ConfigReader& reader, const char* key, const std::string& dtype) {
+  static const std::vector<std::string> kKnown = {"auto", "float32", "bfloat16", "float16"};
+  if (std::find(kKnown.begin(), kKnown.end(), dtype) != kKnown.end()) return;
+  throw Error(ErrorKind::config, "'" + dtype + "' is not a compute type", reader.where(key), "use auto, float32, bfloat16 or float16");
+}
+
+// Parts of the contract that a later version fills: asked for, they are refused, not ignored.
+void refuse_later(ConfigReader& reader, const char* key, const char* what) {
+  const YAML::Node node = reader.take(key);
+  if (node.IsDefined() && !((node.IsMap() || node.IsSequence()) && node.size() == 0))
+    throw Error(ErrorKind::unsupported, std::string(what) + " are not in this version", reader.where(key), std::string("leave ") + key + " out");
+}
+
+EvaluationConfig read_evaluation(ConfigReader& reader) {
+  EvaluationConfig evaluation;
+  auto keys = reader.child("evaluation");
+  if (!keys) return evaluation;
+  for (ConfigReader& item : keys->list("perplexity")) {
+    evaluator::PerplexityConfig config;
+    visit_fields(item, config);
+    item.finish();
+    evaluation.perplexity.push_back(config);
+  }
+  keys->flag("baseline", evaluation.baseline, "");
+  refuse_later(*keys, "tasks", "evaluation tasks");
+  keys->finish();
+  return evaluation;
+}
+
+}  // namespace
+
+JobConfig read_job_config(const ConfigSource& source) {
+  if (is_mi_optimize(source)) {
+    ConfigSource native = source;
+    native.replace(translate_mi_optimize(source));
+    return read_job_config(native);
+  }
+  JobConfig config;
+  ConfigReader reader(source);
+  visit_top(reader, config);
+  if (config.data_dir.empty()) config.data_dir = default_data_dir();
+  if (auto recipe = reader.child("recipe")) config.recipe = read_recipe(&*recipe);
+  else config.recipe = read_recipe(nullptr);
+  if (auto keys = reader.child("export")) {
+    config.export_.emplace();
+    visit_fields(*keys, *config.export_);
+    keys->finish();
+    if (config.export_->shard_size == 0) keys->fail("shard_size", "must be a size", "for example 5GiB");
+  }
+  config.evaluation = read_evaluation(reader);
+  refuse_later(reader, "sweep", "sweeps");
+  refuse_later(reader, "expect", "quality gates");
+  reader.finish();
+  if (auto keys = ConfigReader(source).child("model")) check_dtype(*keys, "dtype", config.model.dtype);
+  if (auto keys = ConfigReader(source).child("calibration")) check_dtype(*keys, "dtype", config.calibration_dtype);
+  return config;
+}
+
+static ConfigDumper dump(JobConfig config) {
+  ConfigDumper dumper;
+  visit_top(dumper, config);
+  dump_recipe(dumper, config.recipe);
+  if (config.export_) dumper.object("export", *config.export_, "left out: nothing is written but the results");
+  dumper.begin("evaluation", "");
+  dumper.begin_list("perplexity", "");
+  for (evaluator::PerplexityConfig& item : config.evaluation.perplexity) {
+    dumper.begin_item();
+    visit_fields(dumper, item);
+    dumper.end();
+  }
+  dumper.end();
+  dumper.flag("baseline", config.evaluation.baseline, "also score the unquantized model");
+  dumper.end();
+  return dumper;
+}
+
+std::string to_yaml(const JobConfig& config) { return dump(config).yaml(); }
+nlohmann::ordered_json to_json(const JobConfig& config) { return dump(config).json(); }
+
+}  // namespace miq::executor

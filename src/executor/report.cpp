@@ -1,0 +1,94 @@
+// results.json as tables for people.
+#include <cmath>
+
+#include "miq/core/memory.h"
+#include "miq/core/text.h"
+#include "miq/executor/job.h"
+
+namespace miq::executor {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+double number(const Json& value) { return value.is_number() ? value.get<double>() : std::nan(""); }
+std::string shown(const Json& value, int decimals) { return value.is_number() ? format_fixed(value.get<double>(), decimals) : "-"; }
+
+// "model.layers.3.mlp.down_proj" -> "mlp.down_proj".
+std::string kind_of(const std::string& name) {
+  const size_t digit = name.find_first_of("0123456789");
+  const size_t dot = digit == std::string::npos ? std::string::npos : name.find('.', digit);
+  return dot == std::string::npos ? name : name.substr(dot + 1);
+}
+
+// One row per kind of layer and setting: how many, and their mean and worst relative error.
+std::string layer_table(const Json& layers) {
+  struct Group {
+    int count = 0;
+    double bits = 0, error = 0, worst = 0;
+    std::string worst_name;
+  };
+  std::vector<std::string> order;
+  std::map<std::string, Group> groups;
+  for (const Json& layer : layers) {
+    const std::string key = kind_of(layer["name"].get<std::string>()) + "\n" + layer["preset"].get<std::string>() + " W" +
+                            std::to_string(layer["bits"].get<int>()) + (layer["group_size"].get<int>() > 0 ? " g" + std::to_string(layer["group_size"].get<int>()) : "");
+    if (!groups.count(key)) order.push_back(key);
+    Group& group = groups[key];
+    const double error = number(layer["relative_error"]);
+    ++group.count;
+    group.bits += number(layer["bits_per_weight"]);
+    group.error += error;
+    if (error >= group.worst) {
+      group.worst = error;
+      group.worst_name = layer["name"].get<std::string>();
+    }
+  }
+  std::vector<std::vector<std::string>> rows = {{"layers", "method", "count", "bits/weight", "mean error", "worst", "in"}};
+  for (const std::string& key : order) {
+    const Group& group = groups[key];
+    const size_t cut = key.find('\n');
+    rows.push_back({key.substr(0, cut), key.substr(cut + 1), std::to_string(group.count), format_fixed(group.bits / group.count, 2),
+                    format_fixed(group.error / group.count, 4), format_fixed(group.worst, 4), group.worst_name});
+  }
+  return format_table(rows);
+}
+
+std::string totals(const Json& quantization) {
+  std::string phases;
+  for (const auto& [phase, seconds] : quantization["seconds_by_phase"].items())
+    phases += (phases.empty() ? "" : ", ") + phase + " " + format_seconds(seconds.get<double>());
+  return "bits per weight  " + shown(quantization["bits_per_weight"], 3) + "\nsize             " +
+         format_bytes(quantization["bytes"].get<std::int64_t>()) + " (quantized linears)\ntime             " +
+         format_seconds(number(quantization["seconds"])) + ", CPU " + format_seconds(number(quantization["cpu_seconds"])) + " (" + phases +
+         ")\npeak memory      " + format_bytes(quantization["peak_rss_bytes"].get<std::int64_t>());
+}
+
+std::string perplexity_table(const Json& list) {
+  std::vector<std::vector<std::string>> rows = {{"perplexity", "split", "protocol", "windows", "before", "after", "change"}};
+  for (const Json& item : list) {
+    const double value = number(item["value"]), baseline = number(item["baseline"]);
+    const bool both = std::isfinite(value) && std::isfinite(baseline);
+    rows.push_back({item["corpus"].get<std::string>(), item["split"].get<std::string>(), item["protocol"].get<std::string>(),
+                    std::to_string(item["windows"].get<std::int64_t>()), shown(item["baseline"], 4), shown(item["value"], 4),
+                    both ? (value >= baseline ? "+" : "") + format_fixed(100 * (value / baseline - 1), 2) + " %" : "-"});
+  }
+  return format_table(rows);
+}
+
+}  // namespace
+
+std::string format_report(const Json& results) {
+  std::string text;
+  const auto section = [&](const std::string& part) { text += (text.empty() ? "" : "\n\n") + part; };
+  if (results.contains("quantization")) {
+    section(layer_table(results["quantization"]["layers"]));
+    section(totals(results["quantization"]));
+  }
+  if (!results["perplexity"].empty()) section(perplexity_table(results["perplexity"]));
+  if (const size_t count = results["events"].size(); count > 0)
+    section(std::to_string(count) + (count == 1 ? " event" : " events") + " out of the ordinary (see results.json), the first: " +
+            results["events"][0]["layer"].get<std::string>() + ": " + results["events"][0]["code"].get<std::string>());
+  return text;
+}
+
+}  // namespace miq::executor

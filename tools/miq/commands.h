@@ -1,0 +1,39 @@
+// The subcommands. Each file adds its own to the program and runs it when it was chosen.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "miq/executor/job_config.h"
+
+namespace miq::tools {
+
+/// Options that every command has.
+struct CommonOptions {
+  int verbose = 0;
+  bool quiet = false;
+  bool json = false;  ///< machine output on stdout, nothing else there
+  int verbosity() const { return quiet ? 0 : verbose > 0 ? 2 : 1; }
+};
+void add_common(CLI::App& command, CommonOptions& options);
+
+/// Options of commands that take a job: a file and what overrides it.
+struct JobOptions {
+  CommonOptions common;
+  std::string config, model, output, device, data_dir;
+  std::vector<std::string> assignments;
+};
+void add_job_options(CLI::App& command, JobOptions& options);
+/// The configuration they give, flags over `--set` over the file. @throws Error
+executor::JobConfig read_job(const JobOptions& options);
+
+void add_job_commands(CLI::App& program);      ///< quantize, eval, run
+void add_generate_command(CLI::App& program);
+void add_config_command(CLI::App& program);    ///< config show, config convert
+void add_list_command(CLI::App& program);
+
+/// Writes to stdout with a final newline and flushes. @throws Error{io} when it cannot be written.
+void print(const std::string& text);
+
+}  // namespace miq::tools

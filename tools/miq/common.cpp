@@ -1,0 +1,49 @@
+#include <cstdio>
+
+#include "commands.h"
+#include "miq/core/error.h"
+#include "miq/core/log.h"
+
+namespace miq::tools {
+
+void add_common(CLI::App& command, CommonOptions& options) {
+  command.add_flag("-v,--verbose", options.verbose, "more on stderr");
+  command.add_flag("-q,--quiet", options.quiet, "only warnings and errors on stderr");
+  command.add_flag("--json", options.json, "machine output on stdout, nothing else there");
+}
+
+void add_job_options(CLI::App& command, JobOptions& options) {
+  command.add_option("--config", options.config, "the job: a YAML file, miq's or MI-optimize's")->type_name("FILE");
+  command.add_option("--model", options.model, "model.path")->type_name("PATH");
+  command.add_option("--output", options.output, "run directory")->type_name("DIR");
+  command.add_option("--device", options.device, "cpu, cuda, cuda:N or auto");
+  command.add_option("--data-dir", options.data_dir, "folder of the named corpora")->type_name("DIR");
+  command.add_option("--set", options.assignments, "key.path=value, typed as YAML; repeatable")
+      ->type_name("KEY=VALUE")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false);
+  add_common(command, options.common);
+}
+
+executor::JobConfig read_job(const JobOptions& options) {
+  set_verbosity(options.common.verbosity());
+  ConfigSource source = options.config.empty() ? ConfigSource::empty() : ConfigSource::from_file(options.config);
+  const bool foreign = executor::is_mi_optimize(source);
+  if (foreign) source.replace(executor::translate_mi_optimize(source));
+  for (const std::string& assignment : options.assignments) source.set(assignment);
+  executor::JobConfig config = executor::read_job_config(source);
+  if (!options.model.empty()) config.model.path = options.model;
+  if (!options.output.empty()) config.output = options.output;
+  if (!options.device.empty()) config.device = options.device;
+  if (!options.data_dir.empty()) config.data_dir = options.data_dir;
+  return config;
+}
+
+void print(const std::string& text) {
+  const std::string line = text.empty() || text.back() != '\n' ? text + "\n" : text;
+  if (std::fwrite(line.data(), 1, line.size(), stdout) != line.size() || std::fflush(stdout) != 0)
+    throw Error(ErrorKind::io, "cannot write the result", "stdout");
+}
+
+}  // namespace miq::tools

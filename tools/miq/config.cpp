@@ -1,0 +1,36 @@
+// miq config show: the resolved configuration; miq config convert: MI-optimize's file as miq's own.
+#include "commands.h"
+#include "miq/core/error.h"
+#include "miq/core/log.h"
+
+namespace miq::tools {
+
+void add_config_command(CLI::App& program) {
+  CLI::App* const app = program.add_subcommand("config", "show or convert configurations");
+  app->require_subcommand(1);
+
+  CLI::App* const show = app->add_subcommand("show", "print every key with its value and meaning");
+  const auto options = std::make_shared<JobOptions>();
+  add_job_options(*show, *options);
+  show->callback([options] {
+    const executor::JobConfig config = read_job(*options);
+    print(options->common.json ? executor::to_json(config).dump(2) : executor::to_yaml(config));
+  });
+
+  CLI::App* const convert = app->add_subcommand("convert", "print an MI-optimize file as miq's own");
+  const auto file = std::make_shared<std::string>();
+  const auto common = std::make_shared<CommonOptions>();
+  convert->add_option("FILE", *file, "MI-optimize's YAML")->required();
+  add_common(*convert, *common);
+  convert->callback([file, common] {
+    set_verbosity(common->verbosity());
+    const ConfigSource source = ConfigSource::from_file(*file);
+    if (!executor::is_mi_optimize(source))
+      throw Error(ErrorKind::config, "the file has no top key quant_config: it is not MI-optimize's", *file, "use miq config show for miq's own files");
+    YAML::Emitter out;
+    out << executor::translate_mi_optimize(source);
+    print(out.c_str());
+  });
+}
+
+}  // namespace miq::tools

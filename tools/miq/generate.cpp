@@ -1,0 +1,73 @@
+// miq generate: continue a prompt.
+#include "commands.h"
+#include "miq/core/device.h"
+#include "miq/core/error.h"
+#include "miq/core/log.h"
+#include "miq/dataset/tokenizer.h"
+#include "miq/model/generate.h"
+
+namespace miq::tools {
+namespace {
+
+struct GenerateCommand {
+  CommonOptions common;
+  std::string model, prompt, dtype = "auto", device = "auto";
+  model::GenerateOptions options;
+};
+
+// The part of `text` behind `shown` that later tokens cannot change: not an unfinished character.
+std::string settled_tail(const std::string& text, size_t shown) {
+  static const std::string kReplacement = "\xEF\xBF\xBD";
+  std::string tail = text.substr(std::min(shown, text.size()));
+  while (tail.size() >= 3 && tail.compare(tail.size() - 3, 3, kReplacement) == 0) tail.resize(tail.size() - 3);
+  return tail;
+}
+
+void run(const GenerateCommand& command) {
+  const c10::InferenceMode inference;
+  set_verbosity(command.common.verbosity());
+  const at::Device device = parse_device(command.device);
+  const auto tokenizer = dataset::load_tokenizer(command.model);
+  model::LanguageModel model = model::LanguageModel::open(command.model, "auto", at::kFloat, device);
+  model.set_compute_dtype(model::resolve_compute_dtype(command.dtype, model.architecture(), device));
+  const std::vector<std::int64_t> prompt = tokenizer->encode(command.prompt, /*special=*/true);
+  // Text is decoded from the prompt on, so that a space between both is kept.
+  std::vector<std::int64_t> ids = prompt;
+  size_t shown = tokenizer->decode(prompt, /*skip_special=*/true).size();
+  const size_t prompt_end = shown;
+  const auto stream = [&](std::int64_t id) {
+    ids.push_back(id);
+    if (command.common.json) return;
+    const std::string tail = settled_tail(tokenizer->decode(ids, true), shown);
+    shown += tail.size();
+    std::fwrite(tail.data(), 1, tail.size(), stdout);
+    std::fflush(stdout);
+  };
+  const std::vector<std::int64_t> generated = model::generate(model, prompt, command.options, stream);
+  const std::string text = tokenizer->decode(ids, true).substr(std::min(prompt_end, tokenizer->decode(ids, true).size()));
+  if (command.common.json)
+    print(nlohmann::ordered_json{{"prompt_ids", prompt}, {"ids", generated}, {"text", text}}.dump(2));
+  else
+    print(prompt_end + text.size() > shown ? text.substr(shown - prompt_end) : "");
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& program) {
+  CLI::App* const app = program.add_subcommand("generate", "continue a prompt");
+  const auto command = std::make_shared<GenerateCommand>();
+  app->add_option("--model", command->model, "a Hugging Face folder")->required()->type_name("PATH");
+  app->add_option("--prompt", command->prompt, "the text to continue")->required();
+  app->add_option("--max-new-tokens", command->options.max_new_tokens, "tokens at most")->check(CLI::Range(1, 1 << 24));
+  app->add_option("--temperature", command->options.temperature, "0: greedy")->check(CLI::Range(0.0, 100.0));
+  app->add_option("--top-k", command->options.top_k, "sample from so many; 0: all")->check(CLI::NonNegativeNumber);
+  app->add_option("--top-p", command->options.top_p, "sample from this share of the mass")->check(CLI::Range(0.0, 1.0));
+  app->add_option("--seed", command->options.seed, "of the sampling");
+  app->add_option("--dtype", command->dtype, "auto, float32, bfloat16 or float16");
+  app->add_option("--device", command->device, "cpu, cuda, cuda:N or auto");
+  app->add_flag("!--ignore-eos", command->options.stop_at_eos, "go on behind the end-of-sequence token");
+  add_common(*app, command->common);
+  app->callback([command] { run(*command); });
+}
+
+}  // namespace miq::tools

@@ -1,0 +1,26 @@
+// miq quantize, eval, run.
+#include "commands.h"
+#include "miq/executor/job.h"
+
+namespace miq::tools {
+namespace {
+
+void add_job_command(CLI::App& program, const std::string& name, const std::string& help, executor::JobMode mode) {
+  CLI::App* const command = program.add_subcommand(name, help);
+  const auto options = std::make_shared<JobOptions>();
+  add_job_options(*command, *options);
+  command->callback([options, mode] {
+    const nlohmann::ordered_json results = executor::run_job(read_job(*options), mode);
+    print(options->common.json ? results.dump(2) : executor::format_report(results));
+  });
+}
+
+}  // namespace
+
+void add_job_commands(CLI::App& program) {
+  add_job_command(program, "quantize", "quantize and export a model", executor::JobMode::quantize);
+  add_job_command(program, "eval", "score a model as it is", executor::JobMode::evaluate);
+  add_job_command(program, "run", "quantize, then score the quantized model from memory", executor::JobMode::run);
+}
+
+}  // namespace miq::tools
