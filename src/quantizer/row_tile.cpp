@@ -70,6 +70,7 @@ Fitted fit_ct(float low, float high, const Grid& grid) {
   const auto nonzero = [](float scale) { return scale == 0 ? std::numeric_limits<float>::epsilon() : scale; };
   if (grid.symmetric) return finish(nonzero(std::max(-low, high) / (top / 2)), half, grid);
   const float scale = nonzero((high - low) / top);
+  if (low == 0 && high == 0) return finish(scale, half, grid);
   return finish(scale, std::nearbyint(std::clamp(-half - low / scale, -half, half - 1)) + half, grid);
 }
 
