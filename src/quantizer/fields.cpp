@@ -10,7 +10,8 @@ void visit_fields(FieldVisitor& v, Grid& grid) {
   v.choice<Granularity>("granularity", grid.granularity,
                         {{"group", Granularity::group}, {"channel", Granularity::channel}, {"tensor", Granularity::tensor}},
                         "which weights share a scale");
-  v.integer("group_size", grid.group_size, 1, INT32_MAX, "columns of a group, with granularity group");
+  if (!v.writes() || grid.granularity == Granularity::group)
+    v.integer("group_size", grid.group_size, 1, INT32_MAX, "columns of a group, with granularity group");
   v.choice<GridConvention>("convention", grid.convention,
                            {{"miq", GridConvention::miq}, {"ist", GridConvention::ist}, {"awq", GridConvention::awq}, {"ct", GridConvention::ct}},
                            "corner cases as in: miq itself, GPTQ, AWQ, compressed-tensors");
