@@ -157,7 +157,7 @@ void LanguageModel::release_block(std::int64_t layer) const {
 at::Tensor LanguageModel::logits(const at::Tensor& hidden) const {
   const at::Tensor x = kernels::rms_norm(hidden, final_norm_H_, architecture_->rms_norm_eps, compute_dtype_);
   if (!head_compute_.defined() || head_compute_.scalar_type() != compute_dtype_) head_compute_ = head_VH_.to(compute_dtype_);
-  return at::linear(x, head_compute_).to(at::kFloat);
+  return kernels::linear(x, head_compute_, {}).to(at::kFloat);
 }
 
 void LanguageModel::hold_blocks() {

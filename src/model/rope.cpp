@@ -46,14 +46,11 @@ RopeTable::RopeTable(const Architecture& architecture, std::int64_t positions, c
 }
 
 at::Tensor RopeTable::rotate(const at::Tensor& x_BNTD, std::int64_t first_position) const {
-  const std::int64_t tokens = x_BNTD.size(2), half = x_BNTD.size(3) / 2;
+  const std::int64_t tokens = x_BNTD.size(2);
   if (first_position + tokens > positions())
     throw Error(ErrorKind::internal, "the rotary table ends at position " + std::to_string(positions()));
   const at::Tensor cos = cos_PD_.narrow(0, first_position, tokens), sin = sin_PD_.narrow(0, first_position, tokens);
-  if (x_BNTD.is_cpu()) return kernels::rotate_half(x_BNTD, cos, sin);
-  const at::Tensor x = x_BNTD.to(at::kFloat);
-  const at::Tensor a = x.narrow(3, 0, half), b = x.narrow(3, half, half);
-  return at::cat({a * cos - b * sin, b * cos + a * sin}, 3).to(x_BNTD.scalar_type());
+  return kernels::rotate_half(x_BNTD, cos, sin);
 }
 
 }  // namespace miq::model
