@@ -149,6 +149,7 @@ class Translator {
     if (weight_bits > 0) grid(recipe, weight_bits, gptq);
     if (gptq) {
       recipe["rounding"]["act_order"] = flag(kwargs_, "actorder", true);
+      recipe["rounding"]["group_aware"] = false;
       recipe["rounding"]["block_size"] = whole(kwargs_, "blocksize", 128);
       if (kwargs_["percdamp"]) recipe["rounding"]["percdamp"] = text(kwargs_, "percdamp", "0.01");
     }

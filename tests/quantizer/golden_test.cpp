@@ -87,7 +87,7 @@ Rounding rounding_of(const Case& c) {
   rounding.group_fit = GroupFit::stale;
   rounding.static_groups = c.flag("static_groups") || c.family() == "llm-compressor";
   if (c.flag("actorder") || c.flag("desc_act") || c.params().value("actorder", Json()) == Json("weight")) rounding.act_order = ActOrder::desc;
-  if (c.flag("act_group_aware")) rounding.act_order = ActOrder::group_aware;
+  rounding.group_aware = c.flag("act_group_aware");
   return rounding;
 }
 
