@@ -12,6 +12,7 @@
 #include "miq/core/file.h"
 #include "miq/core/log.h"
 #include "miq/core/memory.h"
+#include "miq/core/text.h"
 #include "miq/dataset/tokenizer.h"
 #include "miq/executor/pipeline.h"
 #include "miq/format/dequantized.h"
@@ -187,7 +188,7 @@ struct Job {
     if (mode == JobMode::run && config.evaluation.baseline) baselines = score();
     if (quantizes()) quantize();
     tell_perplexity(evaluates() ? score() : std::vector<evaluator::Perplexity>(), baselines);
-    if (writes()) write_file_atomically(fs::path(config.output) / "results.json", results.dump(2) + "\n");
+    if (writes()) write_file_atomically(fs::path(config.output) / "results.json", to_text(results));
     return std::move(results);
   }
 };

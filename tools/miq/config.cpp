@@ -1,5 +1,6 @@
 // miq config show: the resolved configuration; miq config convert: MI-optimize's file as miq's own.
 #include "commands.h"
+#include "miq/core/text.h"
 #include "miq/core/error.h"
 #include "miq/core/log.h"
 
@@ -14,7 +15,7 @@ void add_config_command(CLI::App& program) {
   add_job_options(*show, *options);
   show->callback([options] {
     const executor::JobConfig config = read_job(*options);
-    print(options->common.json ? executor::to_json(config).dump(2) : executor::to_yaml(config));
+    print(options->common.json ? to_text(executor::to_json(config)) : executor::to_yaml(config));
   });
 
   CLI::App* const convert = app->add_subcommand("convert", "print an MI-optimize file as miq's own");

@@ -1,5 +1,6 @@
 // miq generate: continue a prompt.
 #include "commands.h"
+#include "miq/core/text.h"
 #include "miq/core/device.h"
 #include "miq/core/error.h"
 #include "miq/core/log.h"
@@ -46,7 +47,7 @@ void run(const GenerateCommand& command) {
   const std::vector<std::int64_t> generated = model::generate(model, prompt, command.options, stream);
   const std::string text = tokenizer->decode(ids, true).substr(std::min(prompt_end, tokenizer->decode(ids, true).size()));
   if (command.common.json)
-    print(nlohmann::ordered_json{{"prompt_ids", prompt}, {"ids", generated}, {"text", text}}.dump(2));
+    print(to_text({{"prompt_ids", prompt}, {"ids", generated}, {"text", text}}));
   else
     print(prompt_end + text.size() > shown ? text.substr(shown - prompt_end) : "");
 }

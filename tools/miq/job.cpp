@@ -1,5 +1,6 @@
 // miq quantize, eval, run.
 #include "commands.h"
+#include "miq/core/text.h"
 #include "miq/executor/job.h"
 
 namespace miq::tools {
@@ -11,7 +12,7 @@ void add_job_command(CLI::App& program, const std::string& name, const std::stri
   add_job_options(*command, *options);
   command->callback([options, mode] {
     const nlohmann::ordered_json results = executor::run_job(read_job(*options), mode);
-    print(options->common.json ? results.dump(2) : executor::format_report(results));
+    print(options->common.json ? to_text(results) : executor::format_report(results));
   });
 }
 

@@ -40,7 +40,7 @@ void add(CLI::App& list, const std::string& name, const std::string& help, Json 
   CLI::App* const command = list.add_subcommand(name, help);
   const auto common = std::make_shared<CommonOptions>();
   add_common(*command, *common);
-  command->callback([common, content] { print(common->json ? content().dump(2) : as_table(content())); });
+  command->callback([common, content] { print(common->json ? to_text(content()) : as_table(content())); });
 }
 
 }  // namespace

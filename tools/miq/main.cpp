@@ -7,11 +7,12 @@
 #include "commands.h"
 #include "miq/core/error.h"
 #include "miq/core/log.h"
+#include "miq/core/text.h"
 
 namespace {
 
 int fail(const miq::Error& error) {
-  std::fputs((std::string(error.what()) + "\n").c_str(), stderr);
+  std::fputs((miq::printable(error.what()) + "\n").c_str(), stderr);
   return error.exit_status();
 }
 
@@ -46,6 +47,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);  // a closed stdout is an error of print(), not the end of a job
+  std::signal(SIGXFSZ, SIG_IGN);  // a file size limit is an error of the write
   try {
     return run(argc, argv);
   } catch (const miq::Error& error) {

@@ -15,6 +15,12 @@ std::string format_seconds(double seconds);
 /// Rows as aligned columns, the first row as the header; numbers to the right. No trailing newline.
 std::string format_table(const std::vector<std::vector<std::string>>& rows);
 
+/// The text with bytes that are not UTF-8 replaced by U+FFFD: names from damaged files end in messages.
+std::string printable(const std::string& text);
+
+/// JSON for people and programs: indented, bytes that are not UTF-8 replaced.
+std::string to_text(const nlohmann::ordered_json& value);
+
 /// Parses JSON from an untrusted file. @throws Error{io} with `where` and the parser's position on a
 /// syntax error or a nesting deeper than 200.
 nlohmann::json parse_json(const std::string& text, const std::string& where);

@@ -1,0 +1,273 @@
+#!/usr/bin/env python3
+"""The program from outside, on the embedded model: what commands print and write, exit statuses of
+bad input, and that nothing half-written stands under a final name.
+
+    cli_test.py PATH_TO_MIQ [unittest arguments]
+"""
+import json
+import os
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+MIQ = Path(sys.argv.pop(1)).resolve()
+ROOT = Path(__file__).resolve().parent.parent.parent
+TINY = ROOT / "tests/fixtures/tiny-llama"
+CONFIG = ROOT / "configs/tiny.yaml"
+
+
+def miq(*arguments, check=None, **options):
+    result = subprocess.run([MIQ, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
+    if check is not None and result.returncode != check:
+        raise AssertionError(f"exit {result.returncode}, not {check}: miq {arguments}\n{result.stdout}\n{result.stderr}")
+    return result
+
+
+def read_header(path):
+    data = Path(path).read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="miq-cli-"))
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+
+    def copy_model(self, name="model"):
+        target = self.folder / name
+        shutil.copytree(TINY, target)
+        return target
+
+    def expect_error(self, result, status, *texts):
+        self.assertEqual(result.returncode, status, result.stderr)
+        self.assertIn("\nerror[", "\n" + result.stderr)
+        self.assertEqual(result.stderr.count("error["), 1, result.stderr)
+        for text in texts:
+            self.assertIn(text, result.stderr)
+
+    def run_job(self, command, *arguments):
+        return json.loads(miq(command, "--config", CONFIG, "--json", "-q", *arguments, check=0).stdout)
+
+
+class Jobs(Case):
+    def test_run_reports_what_it_did(self):
+        results = self.run_job("run", "--output", self.folder / "run", "--set", "recipe.grid.bits=3")
+        self.assertEqual(json.loads((self.folder / "run/results.json").read_text()), results)
+        self.assertEqual(results["model"]["family"], "llama")
+        quantization = results["quantization"]
+        self.assertEqual(len(quantization["layers"]), 28)
+        self.assertEqual({layer["bits"] for layer in quantization["layers"]}, {3})
+        self.assertTrue(all(layer["loss"] > 0 and layer["relative_error"] > 0 for layer in quantization["layers"]))
+        self.assertEqual(set(quantization["seconds_by_phase"]), {"read", "forward", "statistics", "solve", "write"})
+        score = results["perplexity"][0]
+        self.assertGreater(score["value"], score["baseline"])
+        self.assertLess(score["value"], 1.05 * score["baseline"])
+        self.assertEqual(score["tokens"], score["windows"] * 255)
+        self.assertTrue((self.folder / "run/miq.log").exists())
+
+    def test_gptq_beats_rtn_and_bits_cost(self):
+        value = {}
+        for preset in ("rtn", "gptq"):
+            for bits in (8, 4, 2):
+                results = self.run_job("run", "--set", f"recipe.preset={preset}", "--set", f"recipe.grid.bits={bits}")
+                value[preset, bits] = results["perplexity"][0]["value"] / results["perplexity"][0]["baseline"]
+        self.assertLess(abs(value["gptq", 8] - 1), 1e-3)
+        self.assertLess(value["gptq", 4], 1.01)
+        self.assertGreater(value["rtn", 2], 1.2)
+        self.assertLess(value["gptq", 4], value["rtn", 4])
+        self.assertLess(value["gptq", 2] - 1, 0.5 * (value["rtn", 2] - 1))
+
+    def test_export_is_the_model_that_was_scored(self):
+        run = self.run_job("run", "--output", self.folder, "--set", "recipe.grid.bits=3", "--set", "export.format=dequantized")
+        scored = self.run_job("eval", "--model", self.folder / "model")
+        # The export is rounded to the checkpoint's bfloat16.
+        self.assertAlmostEqual(scored["perplexity"][0]["value"] / run["perplexity"][0]["value"], 1, delta=2e-3)
+        original, _ = read_header(TINY / "model.safetensors")
+        exported, _ = read_header(self.folder / "model/model.safetensors")
+        self.assertEqual({k: v["shape"] for k, v in original.items() if k[0] != "_"}, {k: v["shape"] for k, v in exported.items() if k[0] != "_"})
+        for name in ("config.json", "tokenizer.json", "generation_config.json"):
+            self.assertEqual((TINY / name).read_bytes(), (self.folder / "model" / name).read_bytes())
+
+    def test_sharded_export_reads_back(self):
+        whole = self.run_job("quantize", "--output", self.folder / "a", "--set", "recipe.preset=rtn", "--set", "export.format=dequantized")
+        self.run_job("quantize", "--output", self.folder / "b", "--set", "recipe.preset=rtn", "--set", "export.shard_size=300KiB")
+        shards = sorted((self.folder / "b/model").glob("model-*-of-*.safetensors"))
+        self.assertGreater(len(shards), 3)
+        scores = [self.run_job("eval", "--model", self.folder / name / "model")["perplexity"][0]["value"] for name in "ab"]
+        self.assertEqual(*scores)
+        self.assertEqual(len(whole["quantization"]["layers"]), 28)
+        shards[1].unlink()
+        self.expect_error(miq("eval", "--config", CONFIG, "--model", self.folder / "b/model"), 4, "missing", shards[1].name)
+
+    def test_rules(self):
+        results = self.run_job("quantize", "--set", "recipe.rules=[{match: lm_head, keep: float}, "
+                               r"{match: 'model\.layers\.0\..*', keep: float}, {match: '.*down_proj', preset: rtn, grid: {bits: 8, granularity: channel}}]")
+        layers = {layer["name"]: layer for layer in results["quantization"]["layers"]}
+        self.assertEqual(len(layers), 21)
+        self.assertEqual((layers["model.layers.1.mlp.down_proj"]["preset"], layers["model.layers.1.mlp.down_proj"]["bits"]), ("rtn", 8))
+        self.assertEqual(layers["model.layers.1.mlp.up_proj"]["preset"], "gptq")
+
+    def test_orders_and_propagation(self):
+        values = {}
+        for order in ("stage", "block"):
+            for propagate in ("quantized", "float"):
+                results = self.run_job("run", "--set", "recipe.grid.bits=2", "--set", f"pipeline.order={order}", "--set", f"pipeline.propagate={propagate}",
+                                       "--set", "pipeline.memory=1MiB")
+                values[order, propagate] = results["perplexity"][0]["value"]
+        self.assertEqual(len(set(values.values())), 4, values)
+        self.assertEqual(min(values, key=values.get)[1], "quantized", values)
+
+    def test_microbatches_do_not_matter(self):
+        losses = []
+        for memory in ("1MiB", "1GiB"):
+            results = self.run_job("quantize", "--set", "recipe.preset=gptq", "--set", f"pipeline.memory={memory}", "--set", "calibration.dtype=float32")
+            losses.append([layer["loss"] for layer in results["quantization"]["layers"]])
+        for a, b in zip(*losses):
+            self.assertAlmostEqual(a / b, 1, delta=0.05)
+
+    def test_generate(self):
+        greedy = json.loads(miq("generate", "--model", TINY, "--prompt", "two plus three is", "--max-new-tokens", "3", "--json", check=0).stdout)
+        self.assertEqual(greedy["text"].split(".")[0].strip(), "five")
+        plain = miq("generate", "--model", TINY, "--prompt", "two plus three is", "--max-new-tokens", "3", check=0)
+        self.assertEqual(plain.stdout, greedy["text"] + "\n")
+        sampled = [miq("generate", "--model", TINY, "--prompt", "Count:", "--temperature", "1.5", "--seed", seed, check=0).stdout for seed in (1, 1, 2)]
+        self.assertEqual(sampled[0], sampled[1])
+        self.assertNotEqual(sampled[0], sampled[2])
+
+
+class Output(Case):
+    def test_json_is_alone_on_stdout(self):
+        result = miq("run", "--config", CONFIG, "--json", "-v", check=0)
+        json.loads(result.stdout)
+        self.assertIn("quantizing", result.stderr)
+
+    def test_config_show_is_a_fixed_point(self):
+        first = miq("config", "show", "--config", ROOT / "configs/mixed.yaml", "--set", "evaluation.perplexity=[{corpus: ptb}]", check=0).stdout
+        (self.folder / "shown.yaml").write_text(first)
+        self.assertEqual(miq("config", "show", "--config", self.folder / "shown.yaml", check=0).stdout, first)
+
+    def test_example_configurations_are_valid(self):
+        for path in sorted((ROOT / "configs").glob("*.yaml")):
+            with self.subTest(path.name):
+                miq("config", "show", "--config", path, check=0)
+
+    def test_lists(self):
+        names = [item["name"] for item in json.loads(miq("list", "algorithms", "--json", check=0).stdout)]
+        self.assertEqual(names, ["rtn", "gptq"])
+
+    def test_closed_stdout(self):
+        with open("/dev/full", "w") as full:
+            result = subprocess.run([MIQ, "list", "families"], stdout=full, stderr=subprocess.PIPE, text=True)
+        self.expect_error(result, 4, "stdout")
+
+
+class BadInput(Case):
+    def test_command_line(self):
+        self.expect_error(miq("quantise"), 2)
+        self.expect_error(miq("run", "--confg", "x"), 2, "--confg")
+        self.expect_error(miq(), 2)
+        self.expect_error(miq("run", "--config", self.folder / "none.yaml"), 4, "none.yaml")
+        self.expect_error(miq("run"), 2, "--model")
+        self.expect_error(miq("run", "--model", TINY, "--device", "gpu"), 2, "gpu")
+        self.expect_error(miq("run", "--model", TINY, "--device", "cuda:7"), 3)
+
+    def test_model_path(self):
+        self.expect_error(miq("eval", "--config", CONFIG, "--model", self.folder / "none"), 4, "none")
+        (self.folder / "empty").mkdir()
+        self.expect_error(miq("eval", "--config", CONFIG, "--model", self.folder / "empty"), 4, "config.json")
+
+    def test_truncated_weights(self):
+        model = self.copy_model()
+        data = (model / "model.safetensors").read_bytes()
+        for size in (0, 7, 8, 100, 2000, len(data) - 1):
+            with self.subTest(size):
+                (model / "model.safetensors").write_bytes(data[:size])
+                self.expect_error(miq("eval", "--config", CONFIG, "--model", model), 4, "model.safetensors")
+
+    def test_bytes_flipped_in_the_header(self):
+        model = self.copy_model()
+        data = (model / "model.safetensors").read_bytes()
+        for position in list(range(0, 8)) + list(range(8, 600, 37)):
+            broken = bytearray(data)
+            broken[position] ^= 0x41
+            (model / "model.safetensors").write_bytes(broken)
+            result = miq("eval", "--config", CONFIG, "--model", model)
+            with self.subTest(position):
+                self.assertIn(result.returncode, (0, 3, 4), result.stderr)
+
+    def test_not_finite_weights(self):
+        model = self.copy_model()
+        header, data = read_header(model / "model.safetensors")
+        begin, _ = header["model.layers.1.mlp.up_proj.weight"]["data_offsets"]
+        data = bytearray(data)
+        data[begin : begin + 2] = b"\xc0\x7f"  # NaN
+        text = json.dumps(header).encode()
+        (model / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+        for preset in ("rtn", "gptq"):
+            self.expect_error(miq("quantize", "--config", CONFIG, "--model", model, "--set", f"recipe.preset={preset}"), 5, "model.layers.1.mlp.up_proj")
+
+    def test_wrong_config_json(self):
+        model = self.copy_model()
+        config = json.loads((model / "config.json").read_text())
+        for key, value, status in [("hidden_size", 256, 4), ("hidden_size", "128", 4), ("num_hidden_layers", 5, 4), ("num_hidden_layers", -1, 4),
+                                   ("num_key_value_heads", 3, 4), ("model_type", "bloom", 3), ("hidden_act", "gelu", 3), ("vocab_size", 1 << 40, 4),
+                                   ("rope_scaling", {"type": "weird", "factor": 2}, 3), ("rms_norm_eps", 0, 4), ("num_attention_heads", 0, 4)]:
+            with self.subTest(key=key, value=value):
+                (model / "config.json").write_text(json.dumps({**config, key: value}))
+                self.expect_error(miq("eval", "--config", CONFIG, "--model", model), status)
+        (model / "config.json").write_text("{" * 100000)
+        self.expect_error(miq("eval", "--config", CONFIG, "--model", model), 4, "config.json")
+
+    def test_configuration(self):
+        for assignment, text in [("recipe.grid.bits=9", "2 .. 8"), ("recipe.grid.bit=4", "did you mean bits"), ("recipe.preset=gptc", "did you mean gptq"),
+                                 ("calibration.samples=0", "1 .."), ("recipe.rules=[{match: nothing, keep: float}]", "matches no layer"),
+                                 ("calibration.samples=1000000", "tokens"), ("calibration.dataset=wikitext3", "wikitext2"), ("model.dtype=int8", "dtype")]:
+            with self.subTest(assignment):
+                self.expect_error(miq("quantize", "--config", CONFIG, "--set", assignment), 2, text)
+        for assignment in ("recipe.preset=awq", "recipe.preset=[awq, gptq]", "recipe.activation.bits=8", "sweep={bits: [2]}"):
+            with self.subTest(assignment):
+                self.expect_error(miq("quantize", "--config", CONFIG, "--set", assignment), 3)
+
+
+class Interruption(Case):
+    def test_killed_at_any_moment(self):
+        command = [MIQ, "quantize", "--config", CONFIG, "--output", self.folder, "-q", "--set", "export.format=dequantized"]
+        for delay in (0.05, 0.15, 0.25, 0.35, 0.5):
+            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            if (self.folder / "model").exists():  # it was done: then it is whole
+                miq("eval", "--config", CONFIG, "--model", self.folder / "model", check=0)
+                shutil.rmtree(self.folder / "model")
+            if (self.folder / "results.json").exists():
+                json.loads((self.folder / "results.json").read_text())
+
+    def test_full_disk(self):
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+
+        result = miq("quantize", "--config", CONFIG, "--output", self.folder, "-q", "--set", "export.format=dequantized", preexec_fn=limit)
+        self.expect_error(result, 4, "model")
+        self.assertEqual(sorted(p.name for p in self.folder.iterdir()), ["miq.log"])
+
+    @unittest.skipIf(os.geteuid() == 0, "root may write everywhere")
+    def test_unwritable_output(self):
+        self.folder.chmod(0o500)
+        self.expect_error(miq("quantize", "--config", CONFIG, "--output", self.folder / "x"), 4)
+
+    def test_output_is_a_file(self):
+        (self.folder / "x").write_text("")
+        self.expect_error(miq("quantize", "--config", CONFIG, "--output", self.folder / "x"), 4)
+
+
+if __name__ == "__main__":
+    unittest.main()
