@@ -182,7 +182,8 @@ void LanguageModel::for_each_block(const std::function<void(Block&)>& visit) {
 
 const RopeTable& LanguageModel::rope(std::int64_t positions) const {
   if (!rope_ || rope_->positions() < positions) {
-    const std::int64_t grown = rope_ ? 2 * rope_->positions() : 0;
+    std::int64_t grown = rope_ ? 2 * rope_->positions() : 0;
+    if (architecture_->rope.max_positions > 0) grown = std::min(grown, architecture_->rope.max_positions);
     rope_ = std::make_unique<RopeTable>(*architecture_, std::max(positions, grown), device_);
   }
   return *rope_;

@@ -11,14 +11,17 @@
 
 namespace miq::model {
 
-enum class RopeScaling { none, linear, llama3 };
+enum class RopeScaling { none, linear, llama3, yarn };
 
 /// Rotary positions, half-split pairs (x[k], x[k + d/2]).
 struct Rope {
   double theta = 10000;
   RopeScaling scaling = RopeScaling::none;
   double factor = 1, low_freq_factor = 1, high_freq_factor = 4;
+  double beta_fast = 32, beta_slow = 1;  ///< yarn: rotations over the original context above which a frequency stays, below which it is divided
+  double attention_factor = 1;           ///< yarn: cos and sin are multiplied by it
   std::int64_t original_max_position_embeddings = 0;
+  std::int64_t max_positions = 0;  ///< 0: no limit. Dynamic NTK scaling is none up to here, and not supported beyond
 };
 
 /// Names of a block's tensors, relative to the block's prefix.
