@@ -110,10 +110,10 @@ Architecture read_common(const ConfigJson& config) {
   const std::string activation = config.text("hidden_act", "silu");
   if (activation != "silu" && activation != "swish")
     config.unsupported("hidden_act", "is '" + activation + "'; supported: silu");
-  for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "logits_scaling",
-                          "embedding_multiplier", "residual_multiplier", "attention_multiplier", "query_pre_attn_scalar"})
-    if (config.has(key) && config.json()[key] != 1)
-      config.unsupported(key, "is a feature the decoder does not have");
+  for (const char* key :
+       {"attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "logits_scaling", "embedding_multiplier",
+        "residual_multiplier", "attention_multiplier", "query_pre_attn_scalar"})
+    if (config.has(key) && config.json()[key] != 1) config.unsupported(key, "is a feature the decoder does not have");
   const auto bos = token_ids(config, "bos_token_id");
   if (!bos.empty()) a.bos_token_id = bos.front();
   a.eos_token_ids = token_ids(config, "eos_token_id");
@@ -121,7 +121,7 @@ Architecture read_common(const ConfigJson& config) {
 }
 
 std::vector<std::int64_t> layer_windows(const ConfigJson& config, std::int64_t num_layers, std::int64_t window,
-                                       std::int64_t full_layers) {
+                                        std::int64_t full_layers) {
   std::vector<std::int64_t> windows;
   if (!config.has("layer_types")) {
     for (std::int64_t l = 0; l < num_layers; ++l) windows.push_back(l >= full_layers ? window : 0);
@@ -133,7 +133,8 @@ std::vector<std::int64_t> layer_windows(const ConfigJson& config, std::int64_t n
   for (const auto& type : types) {
     if (type != "full_attention" && type != "sliding_attention")
       config.unsupported("layer_types", "names " + type.dump() + "; supported: full_attention, sliding_attention");
-    if (type == "sliding_attention" && window == 0) config.fail("layer_types", "asks for a window, but sliding_window is not set");
+    if (type == "sliding_attention" && window == 0)
+      config.fail("layer_types", "asks for a window, but sliding_window is not set");
     windows.push_back(type == "sliding_attention" ? window : 0);
   }
   return windows;

@@ -78,7 +78,8 @@ MIQ_INLINE float softmax_row(float* scores, T* weights, std::int64_t chunks, std
     const std::int64_t begin = std::clamp<std::int64_t>(first - c * kChunk, 0, kChunk);
     const std::int64_t end = std::clamp<std::int64_t>(last - c * kChunk, begin, kChunk);
     // Constant bounds for the many whole chunks.
-    sum += begin == 0 && end == kChunk ? exp_chunk(s, largest, scale, 0, kChunk) : exp_chunk(s, largest, scale, begin, end);
+    sum += begin == 0 && end == kChunk ? exp_chunk(s, largest, scale, 0, kChunk)
+                                       : exp_chunk(s, largest, scale, begin, end);
 #pragma omp simd
     for (std::int64_t j = 0; j < kChunk; ++j) store(s[j], w[j]);
   }
@@ -91,17 +92,19 @@ MIQ_INLINE void scale_row(const float* x, float factor, std::int64_t dim, T* out
 }
 
 // The same for each element type, compiled per instruction set (templates cannot be).
-#define MIQ_ROWS(T)                                                                                                        \
-  MIQ_VECTORISED void pack_chunk(const T* k, std::int64_t k_stride, const T* v, std::int64_t v_stride, std::int64_t count, \
-                                 std::int64_t dim, T* packed_k, T* packed_v) {                                             \
-    pack_keys(k, k_stride, count, dim, packed_k);                                                                          \
-    pack_values(v, v_stride, count, dim, packed_v);                                                                        \
-  }                                                                                                                        \
-  MIQ_VECTORISED float softmax(float* scores, T* weights, std::int64_t chunks, std::int64_t first,                   \
-                               std::int64_t last, float scale) {                                                           \
-    return softmax_row(scores, weights, chunks, first, last, scale);                                                       \
-  }                                                                                                                        \
-  MIQ_VECTORISED void scale_into(const float* x, float factor, std::int64_t dim, T* out) { scale_row(x, factor, dim, out); }
+#define MIQ_ROWS(T)                                                                                                   \
+  MIQ_VECTORISED void pack_chunk(const T* k, std::int64_t k_stride, const T* v, std::int64_t v_stride,                \
+                                 std::int64_t count, std::int64_t dim, T* packed_k, T* packed_v) {                    \
+    pack_keys(k, k_stride, count, dim, packed_k);                                                                     \
+    pack_values(v, v_stride, count, dim, packed_v);                                                                   \
+  }                                                                                                                   \
+  MIQ_VECTORISED float softmax(float* scores, T* weights, std::int64_t chunks, std::int64_t first, std::int64_t last, \
+                               float scale) {                                                                         \
+    return softmax_row(scores, weights, chunks, first, last, scale);                                                  \
+  }                                                                                                                   \
+  MIQ_VECTORISED void scale_into(const float* x, float factor, std::int64_t dim, T* out) {                            \
+    scale_row(x, factor, dim, out);                                                                                   \
+  }
 MIQ_ROWS(float)
 MIQ_ROWS(at::BFloat16)
 #undef MIQ_ROWS
@@ -160,12 +163,13 @@ void attend(const Shape& shape, const at::Tensor& query, const at::Tensor& key, 
   T* const packed_v = packed_k + kv * chunks * piece;
   at::parallel_for(0, kv * chunks, 1, [&](std::int64_t from, std::int64_t to) {
     for (std::int64_t i = from; i < to; ++i) {
-      const std::int64_t begin = i % chunks * kChunk, head = i / chunks % shape.kv_heads, b = i / chunks / shape.kv_heads;
+      const std::int64_t begin = i % chunks * kChunk, head = i / chunks % shape.kv_heads,
+                         b = i / chunks / shape.kv_heads;
       const auto rows = [&](const at::Tensor& t) {
         return t.const_data_ptr<T>() + b * t.stride(0) + head * t.stride(1) + begin * t.stride(2);
       };
-      pack_chunk(rows(key), key.stride(2), rows(value), value.stride(2), std::min(kChunk, shape.total - begin), shape.dim,
-                 packed_k + i * piece, packed_v + i * piece);
+      pack_chunk(rows(key), key.stride(2), rows(value), value.stride(2), std::min(kChunk, shape.total - begin),
+                 shape.dim, packed_k + i * piece, packed_v + i * piece);
     }
   });
   const std::int64_t tiles = (shape.tokens + kTile - 1) / kTile, repeats = shape.heads / shape.kv_heads;
@@ -198,7 +202,8 @@ bool has_causal_attention(const at::Tensor& query) {
 #endif
 }
 
-at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, std::int64_t window) {
+at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                            std::int64_t window) {
   const Shape shape{query.size(0), query.size(1), key.size(1), query.size(2), key.size(2), query.size(3), window};
   at::Tensor out = at::empty({shape.batch, shape.tokens, shape.heads * shape.dim}, query.options());
   if (query.scalar_type() == at::kFloat)

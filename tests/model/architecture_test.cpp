@@ -52,7 +52,9 @@ TEST(Architecture, SlidingWindowsPerFamily) {
   qwen = with(qwen, "layer_types", {"sliding_attention", "full_attention"});
   EXPECT_EQ(read(qwen).sliding_window, (std::vector<std::int64_t>{16, 0}));
   EXPECT_EQ(error_of([&] { read(with(qwen, "layer_types", {"full_attention"})); }).first, ErrorKind::io);
-  EXPECT_EQ(error_of([&] { read(with(qwen, "layer_types", {"linear_attention", "full_attention"})); }).first,
+  EXPECT_EQ(error_of([&] {
+              read(with(qwen, "layer_types", {"linear_attention", "full_attention"}));
+            }).first,
             ErrorKind::unsupported);
 }
 
@@ -82,20 +84,36 @@ TEST(Architecture, UnknownFamilyListsTheKnown) {
 }
 
 TEST(Architecture, BadValuesNameTheKey) {
-  const std::vector<std::pair<std::string, nlohmann::json>> cases = {
-      {"hidden_size", 0},           {"hidden_size", -32},          {"hidden_size", "32"},      {"hidden_size", 32.5},
-      {"hidden_size", 1ull << 63},  {"hidden_size", 1ll << 40},    {"num_hidden_layers", 2000000000},
-      {"num_hidden_layers", true},  {"num_attention_heads", 5},    {"num_key_value_heads", 3}, {"num_key_value_heads", 8},
-      {"head_dim", 7},              {"rms_norm_eps", -1},          {"rms_norm_eps", "x"},      {"rope_theta", 0},
-      {"vocab_size", nullptr},      {"tie_word_embeddings", 1},    {"eos_token_id", -4},       {"eos_token_id", {1, "a"}},
-      {"eos_token_id", 1ull << 63}, {"torch_dtype", 16},           {"rope_scaling", 3}};
+  const std::vector<std::pair<std::string, nlohmann::json>> cases = {{"hidden_size", 0},
+                                                                     {"hidden_size", -32},
+                                                                     {"hidden_size", "32"},
+                                                                     {"hidden_size", 32.5},
+                                                                     {"hidden_size", 1ull << 63},
+                                                                     {"hidden_size", 1ll << 40},
+                                                                     {"num_hidden_layers", 2000000000},
+                                                                     {"num_hidden_layers", true},
+                                                                     {"num_attention_heads", 5},
+                                                                     {"num_key_value_heads", 3},
+                                                                     {"num_key_value_heads", 8},
+                                                                     {"head_dim", 7},
+                                                                     {"rms_norm_eps", -1},
+                                                                     {"rms_norm_eps", "x"},
+                                                                     {"rope_theta", 0},
+                                                                     {"vocab_size", nullptr},
+                                                                     {"tie_word_embeddings", 1},
+                                                                     {"eos_token_id", -4},
+                                                                     {"eos_token_id", {1, "a"}},
+                                                                     {"eos_token_id", 1ull << 63},
+                                                                     {"torch_dtype", 16},
+                                                                     {"rope_scaling", 3}};
   for (const auto& [key, value] : cases) {
     const auto [kind, text] = error_of([&, k = key, v = value] { read(with(tiny_config(), k, v)); });
     EXPECT_EQ(kind, ErrorKind::io) << key << " " << value;
     EXPECT_THAT(text, HasSubstr(key)) << value;
     EXPECT_THAT(text, HasSubstr("config.json"));
   }
-  for (const char* key : {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"}) {
+  for (const char* key :
+       {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"}) {
     nlohmann::json config = tiny_config();
     config.erase(key);
     EXPECT_THAT(error_of([&] { read(config); }).second, HasSubstr(key));
@@ -104,8 +122,12 @@ TEST(Architecture, BadValuesNameTheKey) {
 
 TEST(Architecture, FeaturesThatChangeTheFunctionAreRefused) {
   const std::vector<std::pair<std::string, nlohmann::json>> cases = {
-      {"hidden_act", "gelu"},           {"attn_logit_softcapping", 50.0}, {"final_logit_softcapping", 30.0},
-      {"partial_rotary_factor", 0.5},   {"embedding_multiplier", 12},     {"residual_multiplier", 0.2},
+      {"hidden_act", "gelu"},
+      {"attn_logit_softcapping", 50.0},
+      {"final_logit_softcapping", 30.0},
+      {"partial_rotary_factor", 0.5},
+      {"embedding_multiplier", 12},
+      {"residual_multiplier", 0.2},
       {"rope_scaling", {{"type", "longrope"}, {"factor", 4}}}};
   for (const auto& [key, value] : cases) {
     const auto [kind, text] = error_of([&, k = key, v = value] { read(with(tiny_config(), k, v)); });
@@ -135,7 +157,10 @@ TEST(Rope, ScalingsInBothSpellings) {
   }
   const Architecture v5 = read(with(tiny_config(), "rope_parameters", {{"rope_type", "default"}, {"rope_theta", 5e5}}));
   EXPECT_EQ(v5.rope.theta, 5e5);
-  EXPECT_THAT(error_of([] { read(with(tiny_config(), "rope_scaling", {{"type", "yarn"}})); }).second, HasSubstr("factor"));
+  EXPECT_THAT(error_of([] {
+                read(with(tiny_config(), "rope_scaling", {{"type", "yarn"}}));
+              }).second,
+              HasSubstr("factor"));
 }
 
 TEST(Rope, YarnAsTransformersComputesIt) {
@@ -144,7 +169,14 @@ TEST(Rope, YarnAsTransformersComputesIt) {
   config["rope_scaling"] = {{"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 32768}};
   const Architecture a = read(config);
   const at::Tensor f = inverse_frequencies(a.rope, 128);
-  const std::map<std::int64_t, double> expected = {{0, 1}, {10, 0.115478198469}, {23, 0.0069783058486}, {30, 0.00106436098125}, {35, 0.000246258406909}, {39, 6.49039432084e-05}, {40, 4.4456985251e-05}, {63, 3.10234440188e-07}};
+  const std::map<std::int64_t, double> expected = {{0, 1},
+                                                   {10, 0.115478198469},
+                                                   {23, 0.0069783058486},
+                                                   {30, 0.00106436098125},
+                                                   {35, 0.000246258406909},
+                                                   {39, 6.49039432084e-05},
+                                                   {40, 4.4456985251e-05},
+                                                   {63, 3.10234440188e-07}};
   for (const auto& [k, value] : expected) EXPECT_NEAR(f[k].item<double>() / value, 1, 1e-9) << k;
   EXPECT_NEAR(a.rope.attention_factor, 1.13862943611, 1e-9);
   const RopeTable table(a, 4, at::kCPU);

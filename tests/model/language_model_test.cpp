@@ -12,11 +12,13 @@ using testing::HasSubstr;
 
 class Tiny : public testing::Test {
  protected:
-  LanguageModel write_and_open(const nlohmann::json& config, at::ScalarType stored = at::kFloat, at::ScalarType dtype = at::kFloat) {
+  LanguageModel write_and_open(const nlohmann::json& config, at::ScalarType stored = at::kFloat,
+                               at::ScalarType dtype = at::kFloat) {
     write_model(folder_.path(), config, tiny_tensors(config, stored));
     return open_model(folder_.path(), dtype);
   }
-  std::pair<ErrorKind, std::string> open_error(const nlohmann::json& config, const std::map<std::string, at::Tensor>& tensors) {
+  std::pair<ErrorKind, std::string> open_error(const nlohmann::json& config,
+                                               const std::map<std::string, at::Tensor>& tensors) {
     write_model(folder_.path(), config, tensors);
     return error_of([&] { open_model(folder_.path()); });
   }
@@ -24,7 +26,8 @@ class Tiny : public testing::Test {
 };
 
 // The decoder in a few float64 LibTorch ops, straight from the formulas.
-at::Tensor plain_forward(const Architecture& a, const std::map<std::string, at::Tensor>& tensors, const at::Tensor& ids_T) {
+at::Tensor plain_forward(const Architecture& a, const std::map<std::string, at::Tensor>& tensors,
+                         const at::Tensor& ids_T) {
   const auto get = [&](const std::string& name) { return tensors.at(name).to(at::kDouble); };
   const auto norm = [&](const at::Tensor& x, const std::string& name) {
     return x * at::rsqrt(x.pow(2).mean(-1, true) + a.rms_norm_eps) * get(name + ".weight");
@@ -35,7 +38,9 @@ at::Tensor plain_forward(const Architecture& a, const std::map<std::string, at::
   };
   const std::int64_t tokens = ids_T.size(0), half = a.head_dim / 2;
   const at::Tensor angles = at::arange(tokens, at::kDouble).unsqueeze(1) * inverse_frequencies(a.rope, a.head_dim);
-  const auto heads = [&](const at::Tensor& x, std::int64_t count) { return x.view({tokens, count, a.head_dim}).transpose(0, 1); };
+  const auto heads = [&](const at::Tensor& x, std::int64_t count) {
+    return x.view({tokens, count, a.head_dim}).transpose(0, 1);
+  };
   const auto rotate = [&](const at::Tensor& x) {
     const at::Tensor u = x.narrow(2, 0, half), v = x.narrow(2, half, half);
     return at::cat({u * angles.cos() - v * angles.sin(), v * angles.cos() + u * angles.sin()}, 2);
@@ -44,7 +49,8 @@ at::Tensor plain_forward(const Architecture& a, const std::map<std::string, at::
   for (std::int64_t l = 0; l < a.num_layers; ++l) {
     const std::string p = a.block_name(l);
     const at::Tensor in = norm(x, p + "input_layernorm");
-    at::Tensor q = heads(linear(in, p + "self_attn.q_proj"), a.num_heads), k = heads(linear(in, p + "self_attn.k_proj"), a.num_kv_heads);
+    at::Tensor q = heads(linear(in, p + "self_attn.q_proj"), a.num_heads),
+               k = heads(linear(in, p + "self_attn.k_proj"), a.num_kv_heads);
     const at::Tensor v = heads(linear(in, p + "self_attn.v_proj"), a.num_kv_heads);
     if (a.qk_norm) q = norm(q, p + "self_attn.q_norm"), k = norm(k, p + "self_attn.k_norm");
     const std::int64_t repeats = a.num_heads / a.num_kv_heads;
@@ -52,8 +58,10 @@ at::Tensor plain_forward(const Architecture& a, const std::map<std::string, at::
     at::Tensor blocked = distance < 0;
     const std::int64_t window = a.sliding_window.empty() ? 0 : a.sliding_window[static_cast<size_t>(l)];
     if (window > 0) blocked = blocked.logical_or(distance >= window);
-    const at::Tensor scores = at::matmul(rotate(q), rotate(k).repeat_interleave(repeats, 0).transpose(1, 2)) / std::sqrt(static_cast<double>(a.head_dim));
-    const at::Tensor context = at::matmul(scores.masked_fill(blocked, -INFINITY).softmax(2), v.repeat_interleave(repeats, 0));
+    const at::Tensor scores = at::matmul(rotate(q), rotate(k).repeat_interleave(repeats, 0).transpose(1, 2)) /
+                              std::sqrt(static_cast<double>(a.head_dim));
+    const at::Tensor context =
+        at::matmul(scores.masked_fill(blocked, -INFINITY).softmax(2), v.repeat_interleave(repeats, 0));
     x = x + linear(context.transpose(0, 1).reshape({tokens, -1}), p + "self_attn.o_proj");
     const at::Tensor mid = norm(x, p + "post_attention_layernorm");
     x = x + linear(at::silu(linear(mid, p + "mlp.gate_proj")) * linear(mid, p + "mlp.up_proj"), p + "mlp.down_proj");
@@ -64,9 +72,15 @@ at::Tensor plain_forward(const Architecture& a, const std::map<std::string, at::
 TEST_F(Tiny, AgreesWithThePlainFormulas) {
   std::vector<nlohmann::json> configs(5, tiny_config());
   configs[1].update({{"model_type", "mistral"}, {"sliding_window", 70}, {"head_dim", 12}, {"num_key_value_heads", 1}});
-  configs[2].update({{"model_type", "qwen2"}, {"tie_word_embeddings", true}, {"use_sliding_window", true}, {"sliding_window", 5}, {"max_window_layers", 1}});
+  configs[2].update({{"model_type", "qwen2"},
+                     {"tie_word_embeddings", true},
+                     {"use_sliding_window", true},
+                     {"sliding_window", 5},
+                     {"max_window_layers", 1}});
   configs[3].update({{"model_type", "qwen3"}, {"head_dim", 16}});
-  configs[4].update({{"attention_bias", true}, {"mlp_bias", true}, {"num_key_value_heads", 4},
+  configs[4].update({{"attention_bias", true},
+                     {"mlp_bias", true},
+                     {"num_key_value_heads", 4},
                      {"rope_scaling", {{"rope_type", "linear"}, {"factor", 4.0}}}});
   const at::Tensor ids = at::randint(0, 64, {300}, at::kLong);  // several tiles and chunks of the attention
   for (nlohmann::json& config : configs) {
@@ -77,7 +91,9 @@ TEST_F(Tiny, AgreesWithThePlainFormulas) {
     EXPECT_LT(miq::test::relative_difference(model.forward(ids.unsqueeze(0))[0], expected), 1e-5) << config;
     LanguageModel half = open_model(folder_.path(), at::kBFloat16);
     half.hold_blocks();
-    EXPECT_LT((half.forward(ids.unsqueeze(0))[0] - expected).abs().mean().item<double>() / expected.abs().mean().item<double>(), 0.03);
+    EXPECT_LT((half.forward(ids.unsqueeze(0))[0] - expected).abs().mean().item<double>() /
+                  expected.abs().mean().item<double>(),
+              0.03);
   }
 }
 
@@ -94,9 +110,12 @@ TEST_F(Tiny, CacheBehindAWindowAndLastOnly) {
     model.forward(ids.narrow(1, 25, 3), &cache);
     for (std::int64_t t = 28; t < 40; ++t) {
       const at::Tensor last = model.forward(ids.narrow(1, t, 1), &cache, /*last_only=*/true);
-      EXPECT_LT((last.select(1, 0) - whole.select(1, t)).abs().max().item<double>(), dtype == at::kFloat ? 1e-4 : 0.15) << t;
+      EXPECT_LT((last.select(1, 0) - whole.select(1, t)).abs().max().item<double>(), dtype == at::kFloat ? 1e-4 : 0.15)
+          << t;
     }
-    EXPECT_TRUE(model.forward(ids, nullptr, true).select(1, 0).allclose(whole.select(1, -1), 1e-3, dtype == at::kFloat ? 1e-4 : 0.1));
+    EXPECT_TRUE(model.forward(ids, nullptr, true)
+                    .select(1, 0)
+                    .allclose(whole.select(1, -1), 1e-3, dtype == at::kFloat ? 1e-4 : 0.1));
   }
 }
 
@@ -105,7 +124,8 @@ TEST_F(Tiny, WeightsStayViewsUnlessConverted) {
   const Block stored = model.load_block(1, false), converted = model.load_block(1, true);
   EXPECT_EQ(stored.gate.weight_OI.scalar_type(), at::kBFloat16);
   EXPECT_EQ(converted.gate.weight_OI.scalar_type(), at::kFloat);
-  EXPECT_EQ(stored.gate.weight_OI.const_data_ptr(), model.source().tensor(stored.gate.name + ".weight").const_data_ptr());
+  EXPECT_EQ(stored.gate.weight_OI.const_data_ptr(),
+            model.source().tensor(stored.gate.name + ".weight").const_data_ptr());
   EXPECT_EQ(stored.q.name, "model.layers.1.self_attn.q_proj");
   const at::Tensor x = at::randn({3, 32});
   EXPECT_TRUE(stored.gate.forward(x).equal(converted.gate.forward(x)));
@@ -125,7 +145,8 @@ TEST_F(Tiny, LinearTakesAKernelInPlaceOfItsWeight) {
 
 TEST_F(Tiny, MissingMisshapenAndUnreadableTensors) {
   const nlohmann::json config = tiny_config();
-  for (const char* name : {"model.norm.weight", "lm_head.weight", "model.layers.1.mlp.up_proj.weight", "model.layers.0.input_layernorm.weight"}) {
+  for (const char* name : {"model.norm.weight", "lm_head.weight", "model.layers.1.mlp.up_proj.weight",
+                           "model.layers.0.input_layernorm.weight"}) {
     auto tensors = tiny_tensors(config);
     tensors.erase(name);
     const auto [kind, text] = open_error(config, tensors);

@@ -12,7 +12,8 @@ Architecture family_qwen2(const ConfigJson& config) {
     const auto layers = config.json().value("max_window_layers", nlohmann::json(28));
     if (!layers.is_number_unsigned() || layers.get<std::uint64_t>() > INT32_MAX)
       config.fail("max_window_layers", "must be a count of layers, not " + layers.dump());
-    a.sliding_window = layer_windows(config, a.num_layers, config.size("sliding_window", 4096), layers.get<std::int64_t>());
+    a.sliding_window =
+        layer_windows(config, a.num_layers, config.size("sliding_window", 4096), layers.get<std::int64_t>());
   }
   return a;
 }
