@@ -58,28 +58,29 @@ class SentencePieceTokenizer : public Tokenizer {
 
   std::string decode(const std::vector<std::int64_t>& ids, bool skip_special) const override {
     std::string text;
-    std::vector<int> run;
+    std::vector<std::string> run;
     bool first = true;
     const auto flush = [&] {
-      if (run.empty()) return;
       std::string part;
-      // A leading space of the whole text is the dummy prefix; sp_ without one keeps it.
-      std::string plain;
-      sp_.Decode(run, &plain).IgnoreError();
-      const bool prefixed = first && !legacy_ && sp_.IdToPiece(run.front()).rfind(kMark, 0) == 0;
-      text += prefixed && !plain.empty() && plain[0] == ' ' ? plain.substr(1) : plain;
+      sp_.Decode(run, &part).IgnoreError();
+      text += part;
       run.clear();
-      first = false;
     };
     for (const std::int64_t id : ids) {
       const AddedToken* const token = added_.by_id(id);
       if (token != nullptr) {
+        if (skip_special && token->special) continue;
         flush();
-        first = false;
-        if (!(skip_special && token->special)) text += token->content;
+        text += token->content;
       } else if (id >= 0 && id < sp_.GetPieceSize()) {
-        run.push_back(static_cast<int>(id));
+        run.push_back(sp_.IdToPiece(static_cast<int>(id)));
+        // The space in front of the whole text, put there by encode(); a legacy model drops it itself.
+        // (A piece of many spaces that has no shorter sister stays as it is written, as the reference has it.)
+        if (first && !legacy_ && run.back().rfind(kMark, 0) == 0) run.back().erase(0, 3);
+      } else {
+        continue;
       }
+      first = false;
     }
     flush();
     return text;

@@ -30,6 +30,10 @@ SpecialFrame make_frame(const nlohmann::json& post_processor, const std::string&
 
 BpeModel make_bpe(const nlohmann::json& model, const std::string& where);
 
+/// Error{io} for a description that is not well-formed; Error{unsupported} for a component by name.
+[[noreturn]] void malformed(const std::string& what, const std::string& where);
+[[noreturn]] void unknown_part(const std::string& kind, const std::string& type, const std::string& where);
+
 /// A required or optional member of a JSON object, checked. @throws Error{io}
 const nlohmann::json& member(const nlohmann::json& object, const char* key, const std::string& where);
 std::string text_member(const nlohmann::json& object, const char* key, const std::string& where);

@@ -57,11 +57,9 @@ void overlay_range(ConfigReader& reader, quantizer::Range& range) {
     return;
   }
   const YAML::Node node = reader.take("range");
-  YAML::Node map = node;
-  if (node.IsScalar()) {
-    map = YAML::Node(YAML::NodeType::Map);
-    map["kind"] = node;
-  }
+  YAML::Node map(YAML::NodeType::Map);
+  if (node.IsScalar()) map["kind"] = node.Scalar();
+  else map.reset(node);
   ConfigReader keys = reader.nested("range", map);
   for (const char* later : {"awq_clip", "percentile"})
     if (keys.has("kind") && map["kind"].IsScalar() && map["kind"].Scalar() == later)

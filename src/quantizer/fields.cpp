@@ -10,7 +10,8 @@ void visit_fields(FieldVisitor& v, Grid& grid) {
   v.choice<Granularity>("granularity", grid.granularity,
                         {{"group", Granularity::group}, {"channel", Granularity::channel}, {"tensor", Granularity::tensor}},
                         "which weights share a scale");
-  v.integer("group_size", grid.group_size, 1, INT32_MAX, "columns of a group, with granularity group");
+  if (!v.writes() || grid.granularity == Granularity::group)
+    v.integer("group_size", grid.group_size, 1, INT32_MAX, "columns of a group, with granularity group");
   v.choice<GridConvention>("convention", grid.convention,
                            {{"miq", GridConvention::miq}, {"ist", GridConvention::ist}, {"awq", GridConvention::awq}, {"ct", GridConvention::ct}},
                            "corner cases as in: miq itself, GPTQ, AWQ, compressed-tensors");
@@ -36,9 +37,9 @@ void visit_fields(FieldVisitor& v, Rounding& rounding) {
   rounding.kind = names[static_cast<size_t>(kind)];
   v.real("percdamp", rounding.percdamp, 0, 10, "damping, relative to the mean of diag H");
   v.choice<ActOrder>("act_order", rounding.act_order,
-                     {{"none", ActOrder::none}, {"false", ActOrder::none}, {"desc", ActOrder::desc}, {"true", ActOrder::desc},
-                      {"group_aware", ActOrder::group_aware}},
-                     "order of the columns");
+                     {{"false", ActOrder::none}, {"none", ActOrder::none}, {"true", ActOrder::desc}, {"desc", ActOrder::desc}},
+                     "columns by descending diag H, groups along with them");
+  v.flag("group_aware", rounding.group_aware, "without act_order: that order inside and between groups, which stay as they are");
   v.flag("static_groups", rounding.static_groups, "fit all groups on the original weights");
   v.integer("block_size", rounding.block_size, 1, 65536, "columns per lazily updated block");
   v.choice<GroupFit>("group_fit", rounding.group_fit, {{"fresh", GroupFit::fresh}, {"stale", GroupFit::stale}},

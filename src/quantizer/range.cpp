@@ -8,6 +8,8 @@
 namespace miq::quantizer {
 namespace {
 
+at::Tensor on_cpu(const at::Tensor& t) { return t.to(at::kCPU, at::kFloat).contiguous(); }
+
 // Rows [first, first + kLanes) and columns [begin, end) of a row-major matrix as a tile; rows beyond
 // the matrix repeat the last one.
 void load_tile(const float* matrix, std::int64_t rows, std::int64_t columns, std::int64_t first, std::int64_t begin,
@@ -26,15 +28,19 @@ void for_each_row_tile(std::int64_t rows, const Work& work) {
   });
 }
 
-at::Tensor on_cpu(const at::Tensor& t) { return t.to(at::kCPU, at::kFloat).contiguous(); }
-
-// One interval for the whole matrix; every row carries the same parameters.
+// One interval for the whole matrix; every row carries the same parameters. The matrix is laid out as
+// one tile. What fills it up changes nothing: a copy of an element where extremes count, zeros, which
+// lie on every grid of the search, where errors are summed.
 GridParams fit_tensor(const at::Tensor& weight_OI, const Grid& grid, const Range& range) {
-  const at::Tensor weight = on_cpu(weight_OI);
-  float scale = 0, zero = 0;
-  fit_row(weight.const_data_ptr<float>(), weight.numel(), grid, range, scale, zero);
+  const at::Tensor flat = on_cpu(weight_OI).flatten();
+  const std::int64_t columns = (flat.numel() + kLanes - 1) / kLanes;
+  at::Tensor tile = at::zeros({columns * kLanes}, at::kFloat);
+  if (range.kind == RangeKind::min_max) tile.fill_(flat[0]);
+  tile.narrow(0, 0, flat.numel()).copy_(flat);
+  TileGrid fitted;
+  fit_tile(tile.const_data_ptr<float>(), columns, grid, range, fitted, /*shared=*/true);
   const auto options = weight_OI.options().dtype(at::kFloat);
-  return {at::full({weight_OI.size(0), 1}, scale, options), at::full({weight_OI.size(0), 1}, zero, options)};
+  return {at::full({weight_OI.size(0), 1}, fitted.scale[0], options), at::full({weight_OI.size(0), 1}, fitted.zero[0], options)};
 }
 
 }  // namespace

@@ -73,8 +73,6 @@ std::optional<std::string> why_not(const LayerRecipe& layer, std::int64_t out_fe
   const Grid& grid = layer.grid;
   if (grid.bits < 2 || grid.bits > 8) return "bits must lie in 2 .. 8, not " + std::to_string(grid.bits);
   if (grid.granularity == Granularity::group && grid.group_size < 1) return std::string("group_size must be positive");
-  if (layer.rounding.act_order == ActOrder::group_aware && grid.granularity != Granularity::group)
-    return std::string("act_order group_aware needs granularity group");
   if (layer.range.kind == RangeKind::mse &&
       (grid.convention == GridConvention::awq || grid.convention == GridConvention::ct))
     return std::string("range mse is defined for the miq and ist grid conventions");

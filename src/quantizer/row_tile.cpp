@@ -1,8 +1,10 @@
 #include "row_tile.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace miq::quantizer {
 namespace {
@@ -70,6 +72,7 @@ Fitted fit_ct(float low, float high, const Grid& grid) {
   const auto nonzero = [](float scale) { return scale == 0 ? std::numeric_limits<float>::epsilon() : scale; };
   if (grid.symmetric) return finish(nonzero(std::max(-low, high) / (top / 2)), half, grid);
   const float scale = nonzero((high - low) / top);
+  if (low == 0 && high == 0) return finish(scale, half, grid);
   return finish(scale, std::nearbyint(std::clamp(-half - low / scale, -half, half - 1)) + half, grid);
 }
 
@@ -91,6 +94,14 @@ void set_lane(TileGrid& out, std::int64_t lane, const Fitted& fitted) {
   out.high[lane] = fitted.high;
 }
 
+void copy_lane(const TileGrid& from, std::int64_t lane, TileGrid& to) {
+  to.scale[lane] = from.scale[lane];
+  to.zero[lane] = from.zero[lane];
+  to.offset[lane] = from.offset[lane];
+  to.low[lane] = from.low[lane];
+  to.high[lane] = from.high[lane];
+}
+
 MIQ_VECTORISED void find_extremes(const float* tile, std::int64_t columns, float* lows, float* highs) {
   for (std::int64_t r = 0; r < kLanes; ++r) lows[r] = highs[r] = tile[r];
   for (std::int64_t c = 1; c < columns; ++c) {
@@ -102,63 +113,88 @@ MIQ_VECTORISED void find_extremes(const float* tile, std::int64_t columns, float
   }
 }
 
-// sum of |Q(w) - w|^norm over `count` weights that lie `stride` apart.
-double rounding_error(const float* weights, std::int64_t count, std::int64_t stride, const Fitted& g, double norm) {
-  double sum = 0;
-  for (std::int64_t c = 0; c < count; ++c) {
-    const float w = weights[c * stride];
-    const float code = round_half_even(std::min(std::max(w / g.scale + g.offset, g.low), g.high)) - g.offset;
-    sum += std::pow(std::abs(g.scale * code - w), static_cast<float>(norm));
-  }
-  return sum;
+// |x|^norm, within 1e-6 of its value; 0 for 0. Plain arithmetic, so that loops over it vectorise.
+inline float power(float x, float norm) {
+  const float magnitude = std::abs(x);
+  const auto bits = std::bit_cast<std::int32_t>(magnitude);
+  // log2: the exponent, and atanh's series on a mantissa in [0.7, 1.4].
+  const std::int32_t shift = (bits - 0x3f3504f3) >> 23;
+  const float mantissa = std::bit_cast<float>(bits - (shift << 23));
+  const float t = (mantissa - 1) / (mantissa + 1), t2 = t * t;
+  const float series = t * (2.885390082f + t2 * (0.9617966940f + t2 * (0.5770780164f + t2 * (0.4121985831f + t2 * 0.32f))));
+  const float exponent = norm * (static_cast<float>(shift) + series);
+  // exp2: whole part into the exponent, the rest by its series.
+  const float clamped = std::min(std::max(exponent, -126.0f), 126.0f);
+  const float whole = round_half_even(clamped), f = clamped - whole;
+  const float fraction =
+      1 + f * (0.6931471806f + f * (0.2402265070f + f * (0.05550410866f + f * (0.009618129108f + f * (0.001333355815f + f * 0.000154f)))));
+  const float scaled = fraction * std::bit_cast<float>((static_cast<std::int32_t>(whole) + 127) << 23);
+  return magnitude > 0 ? scaled : 0.0f;
 }
 
-// Shrinks the interval step by step and keeps the first strict minimum of the error.
-Fitted fit_by_error(const float* weights, std::int64_t count, std::int64_t stride, Interval whole, const Grid& grid,
-                    const Range& range) {
-  Fitted best = fit_ist(whole, grid);
-  double least = std::numeric_limits<double>::infinity();
-  const auto consider = [&](const Fitted& candidate) {
-    const double error = rounding_error(weights, count, stride, candidate, range.norm);
-    if (error < least) {
-      least = error;
-      best = candidate;
+// errors[r] += sum over columns of |Q(w) - w|^norm, for each row of a tile.
+MIQ_VECTORISED void add_rounding_errors(const float* tile, std::int64_t columns, const TileGrid& g, float norm, float* errors) {
+  for (std::int64_t c = 0; c < columns; ++c) {
+    const float* const w = tile + c * kLanes;
+    for (std::int64_t r = 0; r < kLanes; ++r) {
+      float code = w[r] / g.scale[r] + g.offset[r];
+      code = code < g.low[r] ? g.low[r] : code;
+      code = code > g.high[r] ? g.high[r] : code;
+      errors[r] += power(g.scale[r] * (round_half_even(code) - g.offset[r]) - w[r], norm);
+    }
+  }
+}
+
+// Shrinks each row's interval step by step and keeps the first strict minimum of the error.
+void fit_by_error(const float* tile, std::int64_t columns, const float* lows, const float* highs, const Grid& grid,
+                  const Range& range, bool shared, TileGrid& best) {
+  alignas(64) float least[kLanes], errors[kLanes];
+  std::fill(least, least + kLanes, std::numeric_limits<float>::infinity());
+  TileGrid candidate;
+  const auto consider = [&] {
+    std::fill(errors, errors + kLanes, 0.0f);
+    add_rounding_errors(tile, columns, candidate, static_cast<float>(range.norm), errors);
+    if (shared) std::fill(errors, errors + kLanes, std::accumulate(errors, errors + kLanes, 0.0f));
+    for (std::int64_t r = 0; r < kLanes; ++r) {
+      if (!(errors[r] < least[r])) continue;
+      least[r] = errors[r];
+      copy_lane(candidate, r, best);
     }
   };
   const int steps = static_cast<int>(range.maxshrink * range.grid);
   for (int i = 0; i < steps; ++i) {
     const auto p = static_cast<float>(1 - static_cast<double>(i) / range.grid);
-    const Fitted candidate = fit_ist({p * whole.low, p * whole.high}, grid);
-    consider(candidate);
-    if (range.adjacent_zeros && !grid.symmetric && grid.bits == 2) {
-      const float exact = -(p * whole.low) / candidate.scale;
-      const float other = candidate.zero > exact ? candidate.zero - 1 : candidate.zero + 1;
-      if (other >= 0 && other <= static_cast<float>((1 << grid.bits) - 1)) consider(finish(candidate.scale, other, grid));
+    bool any_other = false;
+    TileGrid other;
+    for (std::int64_t r = 0; r < kLanes; ++r) {
+      const Interval whole = ist_interval(lows[r], highs[r], grid), part = {p * whole.low, p * whole.high};
+      const Fitted fitted = fit_ist(part, grid);
+      set_lane(candidate, r, fitted);
+      set_lane(other, r, fitted);
+      if (!range.adjacent_zeros || grid.symmetric || grid.bits != 2) continue;
+      const float neighbour = fitted.zero > -part.low / fitted.scale ? fitted.zero - 1 : fitted.zero + 1;
+      if (neighbour < 0 || neighbour > static_cast<float>((1 << grid.bits) - 1)) continue;
+      set_lane(other, r, finish(fitted.scale, neighbour, grid));
+      any_other = true;
     }
+    consider();
+    if (!any_other) continue;
+    candidate = other;
+    consider();
   }
-  return best;
 }
 
 }  // namespace
 
-void fit_tile(const float* tile, std::int64_t columns, const Grid& grid, const Range& range, TileGrid& out) {
+void fit_tile(const float* tile, std::int64_t columns, const Grid& grid, const Range& range, TileGrid& out, bool shared) {
   alignas(64) float lows[kLanes], highs[kLanes];
   find_extremes(tile, columns, lows, highs);
-  for (std::int64_t lane = 0; lane < kLanes; ++lane) {
-    if (range.kind == RangeKind::mse)
-      set_lane(out, lane, fit_by_error(tile + lane, columns, kLanes, ist_interval(lows[lane], highs[lane], grid), grid, range));
-    else
-      set_lane(out, lane, fit_interval(lows[lane], highs[lane], grid));
+  if (shared) {
+    std::fill(lows, lows + kLanes, *std::min_element(lows, lows + kLanes));
+    std::fill(highs, highs + kLanes, *std::max_element(highs, highs + kLanes));
   }
-}
-
-void fit_row(const float* weights, std::int64_t count, const Grid& grid, const Range& range, float& scale, float& zero) {
-  const auto [low, high] = std::minmax_element(weights, weights + count);
-  const Fitted fitted = range.kind == RangeKind::mse
-                            ? fit_by_error(weights, count, 1, ist_interval(*low, *high, grid), grid, range)
-                            : fit_interval(*low, *high, grid);
-  scale = fitted.scale;
-  zero = fitted.zero;
+  for (std::int64_t lane = 0; lane < kLanes; ++lane) set_lane(out, lane, fit_interval(lows[lane], highs[lane], grid));
+  if (range.kind == RangeKind::mse) fit_by_error(tile, columns, lows, highs, grid, range, shared, out);
 }
 
 void tile_grid_from_params(const float* scales, const float* zeros, std::int64_t stride, std::int64_t rows,

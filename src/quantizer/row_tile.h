@@ -17,11 +17,8 @@ struct TileGrid {
   alignas(64) float scale[kLanes], offset[kLanes], low[kLanes], high[kLanes], zero[kLanes];
 };
 
-/// Fits `grid` to each row of tile[columns][kLanes].
-void fit_tile(const float* tile, std::int64_t columns, const Grid& grid, const Range& range, TileGrid& out);
-
-/// Fits `grid` to one contiguous stretch of weights.
-void fit_row(const float* weights, std::int64_t count, const Grid& grid, const Range& range, float& scale, float& zero);
+/// Fits `grid` to each row of tile[columns][kLanes]; shared: to all of it, with one result in every lane.
+void fit_tile(const float* tile, std::int64_t columns, const Grid& grid, const Range& range, TileGrid& out, bool shared = false);
 
 /// TileGrid of known scales and zeros (one group), for example fitted earlier.
 void tile_grid_from_params(const float* scales, const float* zeros, std::int64_t stride, std::int64_t rows,

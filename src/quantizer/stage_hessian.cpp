@@ -44,13 +44,11 @@ at::Tensor group_aware_order(const at::Tensor& diagonal, std::int64_t group_size
   return at::cat({order.flatten(), at::arange(full * group_size, columns, inside.options())});
 }
 
-at::Tensor column_order(const at::Tensor& diagonal, ActOrder order, std::int64_t group_size) {
-  switch (order) {
-    case ActOrder::none: return {};
-    case ActOrder::desc: return std::get<1>(diagonal.sort(/*stable=*/true, 0, /*descending=*/true));
-    case ActOrder::group_aware: return group_aware_order(diagonal, group_size);
-  }
-  return {};
+bool is_group_aware(const Rounding& rounding) { return rounding.act_order == ActOrder::none && rounding.group_aware; }
+
+at::Tensor column_order(const at::Tensor& diagonal, const Rounding& rounding, std::int64_t group_size) {
+  if (rounding.act_order == ActOrder::desc) return std::get<1>(diagonal.sort(/*stable=*/true, 0, /*descending=*/true));
+  return is_group_aware(rounding) ? group_aware_order(diagonal, group_size) : at::Tensor();
 }
 
 HessianFactor make_factor(const at::Tensor& hessian_II, std::int64_t num_tokens, const Rounding& rounding,
@@ -68,7 +66,7 @@ HessianFactor make_factor(const at::Tensor& hessian_II, std::int64_t num_tokens,
   if (num_tokens < hessian.size(0))
     factor.events.push_back({"starved_hessian", std::to_string(num_tokens) + " calibration tokens for " +
                                                     std::to_string(hessian.size(0)) + " inputs: only damping makes it definite"});
-  factor.perm = column_order(diagonal, rounding.act_order, group_size);
+  factor.perm = column_order(diagonal, rounding, group_size);
   if (factor.perm.defined()) hessian = hessian.index_select(0, factor.perm).index_select(1, factor.perm);
   diagonal = hessian.diagonal();
   const at::Tensor original = diagonal.clone();
@@ -98,7 +96,7 @@ HessianFactor make_factor(const at::Tensor& hessian_II, std::int64_t num_tokens,
               "raise rounding.percdamp, or give more and more varied calibration data");
 }
 
-using FactorKey = std::tuple<double, double, ActOrder, std::int64_t>;
+using FactorKey = std::tuple<double, double, ActOrder, std::int64_t>;  // the last: group size, 0 if it does not matter
 
 }  // namespace
 
@@ -116,7 +114,7 @@ StageHessian::~StageHessian() = default;
 
 const HessianFactor& StageHessian::factor(const Rounding& rounding, std::int64_t group_size) {
   const FactorKey key{rounding.percdamp, rounding.damp_auto_increment, rounding.act_order,
-                      rounding.act_order == ActOrder::group_aware ? group_size : 0};
+                      is_group_aware(rounding) ? group_size : 0};
   auto found = cache_->factors.find(key);
   if (found == cache_->factors.end())
     found = cache_->factors.emplace(key, make_factor(hessian_II_, num_tokens_, rounding, group_size)).first;

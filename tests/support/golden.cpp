@@ -11,6 +11,8 @@ std::filesystem::path golden_dir() {
   return std::filesystem::path(MIQ_SOURCE_DIR) / ".." / "shared" / "golden";
 }
 
+bool golden_is_required() { return std::getenv("MIQ_REQUIRE_GOLDEN") != nullptr; }
+
 double relative_difference(const at::Tensor& a, const at::Tensor& b) {
   const at::Tensor reference = b.to(at::kDouble);
   const double scale = std::max(reference.abs().max().item<double>(), 1e-30);

@@ -12,10 +12,16 @@ namespace miq::test {
 /// $MIQ_GOLDEN_DIR, else ../shared/golden beside the repository.
 std::filesystem::path golden_dir();
 
-/// Skips the running test, loudly, when the golden folder (or `sub` in it) is absent.
-#define MIQ_REQUIRE_GOLDEN(sub)                                                                              \
-  if (!std::filesystem::exists(miq::test::golden_dir() / (sub)))                                             \
-  GTEST_SKIP() << "no golden cases: " << (miq::test::golden_dir() / (sub)) << " (set MIQ_GOLDEN_DIR)"
+/// Whether absent golden data is a failure ($MIQ_REQUIRE_GOLDEN, set where it must be there).
+bool golden_is_required();
+
+/// Skips the running test, loudly, when the golden folder (or `sub` in it) is absent; fails it where
+/// golden data is required.
+#define MIQ_REQUIRE_GOLDEN(sub)                                                                      \
+  if (!std::filesystem::exists(miq::test::golden_dir() / (sub))) {                                   \
+    if (miq::test::golden_is_required()) FAIL() << "missing: " << (miq::test::golden_dir() / (sub)); \
+    GTEST_SKIP() << "no golden cases: " << (miq::test::golden_dir() / (sub)) << " (set MIQ_GOLDEN_DIR)"; \
+  }
 
 /// max |a - b| over max |b|, in float64.
 double relative_difference(const at::Tensor& a, const at::Tensor& b);

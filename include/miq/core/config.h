@@ -22,6 +22,8 @@ class FieldVisitor {
   using Names = std::vector<std::pair<std::string, int>>;  ///< accepted spellings and values; the first of a value is shown
 
   virtual ~FieldVisitor() = default;
+  /// Whether values are written out: a key without meaning beside the others is then left away.
+  virtual bool writes() const { return false; }
   virtual void integer(const char* key, std::int64_t& value, std::int64_t low, std::int64_t high, const char* help) = 0;
   virtual void real(const char* key, double& value, double low, double high, const char* help) = 0;
   virtual void flag(const char* key, bool& value, const char* help) = 0;
@@ -132,6 +134,7 @@ class ConfigReader : public FieldVisitor {
 /// Writes YAML with each key's meaning behind it, and the same as JSON.
 class ConfigDumper : public FieldVisitor {
  public:
+  bool writes() const override { return true; }
   using FieldVisitor::choice;
   using FieldVisitor::integer;
   void integer(const char* key, std::int64_t& value, std::int64_t low, std::int64_t high, const char* help) override;

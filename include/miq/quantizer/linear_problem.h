@@ -18,18 +18,18 @@ enum class GroupFit {
   fresh,  ///< a group's grid is fitted when its first column comes, on fully updated weights
   stale,  ///< as the GPTQ reference: only errors of finished column blocks are in it
 };
-/// Column order of error feedback.
-enum class ActOrder {
-  none,
-  desc,         ///< descending diag(H) (act_order: true); dynamic groups then need group_of_column
-  group_aware,  ///< GPTQModel's GAR: sorted inside and between groups, groups stay natural
-};
+/// Column order of error feedback: natural, or by descending diag(H), where groups that are fitted on
+/// the way then need group_of_column.
+enum class ActOrder { none, desc };
 
 /// Options of a rounding; each kind reads its own.
 struct Rounding {
   std::string kind = "nearest";   ///< a name in roundings.def: nearest, error_feedback
   double percdamp = 0.01;         ///< damping relative to mean(diag H)
   ActOrder act_order = ActOrder::none;
+  /// Without act_order: columns by descending diag(H) inside their group, groups by their largest
+  /// (GPTQModel's act_group_aware, arXiv 2505.14638). Groups stay natural, and nothing is paid for it.
+  bool group_aware = true;
   bool static_groups = false;     ///< fit all groups on the original weights first
   std::int64_t block_size = 128;  ///< columns per lazily updated block
   GroupFit group_fit = GroupFit::fresh;
@@ -53,8 +53,8 @@ class StageHessian {
   ~StageHessian();
   const at::Tensor& matrix() const { return hessian_II_; }
   std::int64_t num_tokens() const { return num_tokens_; }
-  /// @throws Error{numeric} when damping cannot make it positive definite. `group_size` matters for
-  /// ActOrder::group_aware only.
+  /// @throws Error{numeric} when damping cannot make it positive definite. `group_size`: columns per
+  /// group, for group_aware.
   const HessianFactor& factor(const Rounding& rounding, std::int64_t group_size);
 
  private:
