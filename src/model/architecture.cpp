@@ -1,5 +1,7 @@
 #include "miq/model/architecture.h"
 
+#include <cmath>
+
 #include "families.h"
 #include "miq/core/error.h"
 #include "miq/core/file.h"
@@ -9,27 +11,50 @@ namespace miq::model {
 namespace fs = std::filesystem;
 namespace {
 
+constexpr std::int64_t kMaxLayers = 10000;  // bounds what a damaged config.json can make us allocate
+
+// Source of yarn: arXiv 2309.00071 as in transformers' modeling_rope_utils.
+void read_yarn(const ConfigJson& scaling, Rope& rope) {
+  for (const char* key : {"mscale", "mscale_all_dim"})
+    if (scaling.has(key)) scaling.unsupported(key, "of yarn is not supported");
+  if (!scaling.flag("truncate", true)) scaling.unsupported("truncate", "false is not supported for yarn");
+  rope.beta_fast = scaling.positive("beta_fast", 32);
+  rope.beta_slow = scaling.positive("beta_slow", 1);
+  if (rope.beta_fast < rope.beta_slow) scaling.fail("beta_fast", "must not be smaller than beta_slow");
+  if (rope.theta <= 1) scaling.fail("rope_theta", "must be larger than 1 for yarn");
+  rope.attention_factor = scaling.positive("attention_factor", rope.factor > 1 ? 0.1 * std::log(rope.factor) + 1 : 1);
+}
+
 // transformers 4: rope_theta and rope_scaling {type | rope_type, ...}; transformers 5: rope_parameters.
 Rope read_rope(const ConfigJson& config, std::int64_t max_positions) {
   Rope rope;
   rope.theta = config.positive("rope_theta", 10000);
   rope.original_max_position_embeddings = max_positions;
   const char* const key = config.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
-  if (!config.has(key)) return rope;
-  const ConfigJson scaling = config.object(key);
-  rope.theta = scaling.positive("rope_theta", rope.theta);
-  const std::string type = scaling.text("rope_type", scaling.text("type", "default"));
+  const bool scaled = config.has(key);
+  const ConfigJson scaling = scaled ? config.object(key) : config;
   if (scaling.positive("partial_rotary_factor", config.positive("partial_rotary_factor", 1)) != 1)
     config.unsupported("partial_rotary_factor", "other than 1 is not supported in this family");
+  if (!scaled) return rope;
+  rope.theta = scaling.positive("rope_theta", rope.theta);
+  const std::string type = scaling.text("rope_type", scaling.text("type", "default"));
   if (type == "default") return rope;
-  if (type != "linear" && type != "llama3")
-    scaling.unsupported("rope_type", "is '" + type + "'; supported: default, linear, llama3");
-  rope.scaling = type == "linear" ? RopeScaling::linear : RopeScaling::llama3;
+  if (type == "dynamic") {
+    rope.max_positions = max_positions;
+    return rope;
+  }
+  const std::map<std::string, RopeScaling> types = {
+      {"linear", RopeScaling::linear}, {"llama3", RopeScaling::llama3}, {"yarn", RopeScaling::yarn}};
+  const auto found = types.find(type);
+  if (found == types.end())
+    scaling.unsupported("rope_type", "is '" + type + "'; supported: default, linear, dynamic, llama3, yarn");
+  rope.scaling = found->second;
   if (!scaling.has("factor")) scaling.fail("factor", "is missing");
   rope.factor = scaling.positive("factor", 1);
+  rope.original_max_position_embeddings = scaling.size("original_max_position_embeddings", max_positions);
+  if (rope.scaling == RopeScaling::yarn) read_yarn(scaling, rope);
   rope.low_freq_factor = scaling.positive("low_freq_factor", 1);
   rope.high_freq_factor = scaling.positive("high_freq_factor", 4);
-  rope.original_max_position_embeddings = scaling.size("original_max_position_embeddings", max_positions);
   if (rope.scaling == RopeScaling::llama3 && rope.high_freq_factor <= rope.low_freq_factor)
     scaling.fail("high_freq_factor", "must be larger than low_freq_factor");
   return rope;
@@ -67,6 +92,7 @@ Architecture read_common(const ConfigJson& config) {
   a.hidden_size = config.size("hidden_size");
   a.intermediate_size = config.size("intermediate_size");
   a.num_layers = config.size("num_hidden_layers");
+  if (a.num_layers > kMaxLayers) config.fail("num_hidden_layers", "is larger than " + std::to_string(kMaxLayers));
   a.num_heads = config.size("num_attention_heads");
   a.num_kv_heads = config.size("num_key_value_heads", a.num_heads);
   if (a.num_heads % a.num_kv_heads != 0)
@@ -84,12 +110,34 @@ Architecture read_common(const ConfigJson& config) {
   const std::string activation = config.text("hidden_act", "silu");
   if (activation != "silu" && activation != "swish")
     config.unsupported("hidden_act", "is '" + activation + "'; supported: silu");
-  for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "embedding_multiplier"})
-    if (config.has(key)) config.unsupported(key, "is a feature the decoder does not have");
+  for (const char* key :
+       {"attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "logits_scaling", "embedding_multiplier",
+        "residual_multiplier", "attention_multiplier", "query_pre_attn_scalar"})
+    if (config.has(key) && config.json()[key] != 1) config.unsupported(key, "is a feature the decoder does not have");
   const auto bos = token_ids(config, "bos_token_id");
   if (!bos.empty()) a.bos_token_id = bos.front();
   a.eos_token_ids = token_ids(config, "eos_token_id");
   return a;
+}
+
+std::vector<std::int64_t> layer_windows(const ConfigJson& config, std::int64_t num_layers, std::int64_t window,
+                                        std::int64_t full_layers) {
+  std::vector<std::int64_t> windows;
+  if (!config.has("layer_types")) {
+    for (std::int64_t l = 0; l < num_layers; ++l) windows.push_back(l >= full_layers ? window : 0);
+    return windows;
+  }
+  const auto& types = config.json()["layer_types"];
+  if (!types.is_array() || static_cast<std::int64_t>(types.size()) != num_layers)
+    config.fail("layer_types", "must list a type for each of the " + std::to_string(num_layers) + " layers");
+  for (const auto& type : types) {
+    if (type != "full_attention" && type != "sliding_attention")
+      config.unsupported("layer_types", "names " + type.dump() + "; supported: full_attention, sliding_attention");
+    if (type == "sliding_attention" && window == 0)
+      config.fail("layer_types", "asks for a window, but sliding_window is not set");
+    windows.push_back(type == "sliding_attention" ? window : 0);
+  }
+  return windows;
 }
 
 std::vector<std::string> family_names() {

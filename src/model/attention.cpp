@@ -46,38 +46,42 @@ MIQ_INLINE void pack_values(const T* values, std::int64_t stride, std::int64_t c
         packed[j * dim + d * pair + p] = j + p < count ? values[(j + p) * stride + d] : T(0);
 }
 
-// One query's scores, `chunks` pieces of kChunk with `piece_stride` floats between them, of which
-// first <= column < last count: writes e^(scale (s - max)) into `weights`, zeros elsewhere; returns the sum.
+// e^(scale (s - largest)) of one chunk's row in place, zeros outside begin .. end; returns the sum.
+MIQ_INLINE float exp_chunk(float* s, float largest, float scale, std::int64_t begin, std::int64_t end) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t j = begin; j < end; ++j) {
+    s[j] = fast_exp((s[j] - largest) * scale);
+    sum += s[j];
+  }
+  for (std::int64_t j = 0; j < begin; ++j) s[j] = 0;
+  for (std::int64_t j = end; j < kChunk; ++j) s[j] = 0;
+  return sum;
+}
+
+// One query's scores, `chunks` rows of kChunk that lie a tile apart, of which first <= column < last
+// count: writes e^(scale (s - max)) into `weights`, zeros elsewhere; returns the sum.
 template <class T>
-MIQ_INLINE float softmax_row(const float* scores, T* weights, std::int64_t chunks, std::int64_t first, std::int64_t last,
+MIQ_INLINE float softmax_row(float* scores, T* weights, std::int64_t chunks, std::int64_t first, std::int64_t last,
                              float scale) {
-  float lanes[16];
-  for (float& lane : lanes) lane = -INFINITY;
   float largest = -INFINITY;
   for (std::int64_t c = 0; c < chunks; ++c) {
     const float* const s = scores + c * kTile * kChunk;
     const std::int64_t begin = std::max<std::int64_t>(first - c * kChunk, 0), end = std::min(last - c * kChunk, kChunk);
-    if (begin == 0 && end == kChunk) {
-      for (std::int64_t j = 0; j < kChunk; j += 16)
-        for (std::int64_t l = 0; l < 16; ++l) lanes[l] = std::max(lanes[l], s[j + l]);
-    } else {
-      for (std::int64_t j = begin; j < end; ++j) largest = std::max(largest, s[j]);
-    }
+#pragma omp simd reduction(max : largest)
+    for (std::int64_t j = begin; j < end; ++j) largest = std::max(largest, s[j]);
   }
-  for (const float lane : lanes) largest = std::max(largest, lane);
   float sum = 0;
   for (std::int64_t c = 0; c < chunks; ++c) {
-    const float* const s = scores + c * kTile * kChunk;
+    float* const s = scores + c * kTile * kChunk;
     T* const w = weights + c * kTile * kChunk;
-    const auto begin = static_cast<std::int32_t>(std::clamp<std::int64_t>(first - c * kChunk, 0, kChunk));
-    const auto end = static_cast<std::int32_t>(std::clamp<std::int64_t>(last - c * kChunk, 0, kChunk));
-#pragma omp simd reduction(+ : sum)
-    for (std::int32_t j = 0; j < static_cast<std::int32_t>(kChunk); ++j) {
-      const float e = fast_exp((s[j] - largest) * scale);
-      const float kept = j >= begin && j < end ? e : 0.0f;
-      sum += kept;
-      store(kept, w[j]);
-    }
+    const std::int64_t begin = std::clamp<std::int64_t>(first - c * kChunk, 0, kChunk);
+    const std::int64_t end = std::clamp<std::int64_t>(last - c * kChunk, begin, kChunk);
+    // Constant bounds for the many whole chunks.
+    sum += begin == 0 && end == kChunk ? exp_chunk(s, largest, scale, 0, kChunk)
+                                       : exp_chunk(s, largest, scale, begin, end);
+#pragma omp simd
+    for (std::int64_t j = 0; j < kChunk; ++j) store(s[j], w[j]);
   }
   return sum;
 }
@@ -88,17 +92,19 @@ MIQ_INLINE void scale_row(const float* x, float factor, std::int64_t dim, T* out
 }
 
 // The same for each element type, compiled per instruction set (templates cannot be).
-#define MIQ_ROWS(T)                                                                                                        \
-  MIQ_VECTORISED void pack_chunk(const T* k, std::int64_t k_stride, const T* v, std::int64_t v_stride, std::int64_t count, \
-                                 std::int64_t dim, T* packed_k, T* packed_v) {                                             \
-    pack_keys(k, k_stride, count, dim, packed_k);                                                                          \
-    pack_values(v, v_stride, count, dim, packed_v);                                                                        \
-  }                                                                                                                        \
-  MIQ_VECTORISED float softmax(const float* scores, T* weights, std::int64_t chunks, std::int64_t first,                   \
-                               std::int64_t last, float scale) {                                                           \
-    return softmax_row(scores, weights, chunks, first, last, scale);                                                       \
-  }                                                                                                                        \
-  MIQ_VECTORISED void scale_into(const float* x, float factor, std::int64_t dim, T* out) { scale_row(x, factor, dim, out); }
+#define MIQ_ROWS(T)                                                                                                   \
+  MIQ_VECTORISED void pack_chunk(const T* k, std::int64_t k_stride, const T* v, std::int64_t v_stride,                \
+                                 std::int64_t count, std::int64_t dim, T* packed_k, T* packed_v) {                    \
+    pack_keys(k, k_stride, count, dim, packed_k);                                                                     \
+    pack_values(v, v_stride, count, dim, packed_v);                                                                   \
+  }                                                                                                                   \
+  MIQ_VECTORISED float softmax(float* scores, T* weights, std::int64_t chunks, std::int64_t first, std::int64_t last, \
+                               float scale) {                                                                         \
+    return softmax_row(scores, weights, chunks, first, last, scale);                                                  \
+  }                                                                                                                   \
+  MIQ_VECTORISED void scale_into(const float* x, float factor, std::int64_t dim, T* out) {                            \
+    scale_row(x, factor, dim, out);                                                                                   \
+  }
 MIQ_ROWS(float)
 MIQ_ROWS(at::BFloat16)
 #undef MIQ_ROWS
@@ -157,12 +163,13 @@ void attend(const Shape& shape, const at::Tensor& query, const at::Tensor& key, 
   T* const packed_v = packed_k + kv * chunks * piece;
   at::parallel_for(0, kv * chunks, 1, [&](std::int64_t from, std::int64_t to) {
     for (std::int64_t i = from; i < to; ++i) {
-      const std::int64_t begin = i % chunks * kChunk, head = i / chunks % shape.kv_heads, b = i / chunks / shape.kv_heads;
+      const std::int64_t begin = i % chunks * kChunk, head = i / chunks % shape.kv_heads,
+                         b = i / chunks / shape.kv_heads;
       const auto rows = [&](const at::Tensor& t) {
         return t.const_data_ptr<T>() + b * t.stride(0) + head * t.stride(1) + begin * t.stride(2);
       };
-      pack_chunk(rows(key), key.stride(2), rows(value), value.stride(2), std::min(kChunk, shape.total - begin), shape.dim,
-                 packed_k + i * piece, packed_v + i * piece);
+      pack_chunk(rows(key), key.stride(2), rows(value), value.stride(2), std::min(kChunk, shape.total - begin),
+                 shape.dim, packed_k + i * piece, packed_v + i * piece);
     }
   });
   const std::int64_t tiles = (shape.tokens + kTile - 1) / kTile, repeats = shape.heads / shape.kv_heads;
@@ -195,7 +202,8 @@ bool has_causal_attention(const at::Tensor& query) {
 #endif
 }
 
-at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, std::int64_t window) {
+at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                            std::int64_t window) {
   const Shape shape{query.size(0), query.size(1), key.size(1), query.size(2), key.size(2), query.size(3), window};
   at::Tensor out = at::empty({shape.batch, shape.tokens, shape.heads * shape.dim}, query.options());
   if (query.scalar_type() == at::kFloat)

@@ -14,6 +14,7 @@ bool has_causal_attention(const at::Tensor& query);
 /// window, i - j < window. Unit stride in D. Scores, softmax and sums are float32.
 /// Returns [B, T, N * D], contiguous, in the query's type. LibTorch's own kernel multiplies through a
 /// BLAS that is slow on AMD; this one takes oneDNN's small products.
-at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, std::int64_t window);
+at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                            std::int64_t window);
 
 }  // namespace miq::model::kernels

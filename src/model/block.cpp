@@ -64,18 +64,28 @@ std::vector<Linear*> Block::linears() {
 }
 
 void Block::begin_stage(std::int64_t stage, BlockState& state, at::ScalarType compute_dtype) const {
-  if (stage == kQkv) state.x = kernels::rms_norm(state.hidden_BTH, input_norm_H, architecture_->rms_norm_eps, compute_dtype);
+  if (stage == kQkv)
+    state.x = kernels::rms_norm(state.hidden_BTH, input_norm_H, architecture_->rms_norm_eps, compute_dtype);
   if (stage == kGateUp)
     state.x = kernels::rms_norm(state.hidden_BTH, post_attention_norm_H, architecture_->rms_norm_eps, compute_dtype);
 }
 
 void Block::end_stage(std::int64_t stage, BlockState& state, const RopeTable& rope, KvCache* cache) const {
   switch (stage) {
-    case kQkv: state.x = attend(state, rope, cache); return;
-    case kOut: kernels::add_to(state.hidden_BTH, o.forward(state.x)); break;
-    case kGateUp: state.x = kernels::silu_mul(gate.forward(state.x), up.forward(state.x)); return;
-    case kDown: kernels::add_to(state.hidden_BTH, down.forward(state.x)); break;
-    default: throw Error(ErrorKind::internal, "a block has no stage " + std::to_string(stage));
+    case kQkv:
+      state.x = attend(state, rope, cache);
+      return;
+    case kOut:
+      kernels::add_to(state.hidden_BTH, o.forward(state.x));
+      break;
+    case kGateUp:
+      state.x = kernels::silu_mul(gate.forward(state.x), up.forward(state.x));
+      return;
+    case kDown:
+      kernels::add_to(state.hidden_BTH, down.forward(state.x));
+      break;
+    default:
+      throw Error(ErrorKind::internal, "a block has no stage " + std::to_string(stage));
   }
   state.x = at::Tensor();
 }

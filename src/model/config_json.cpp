@@ -41,7 +41,8 @@ ConfigJson ConfigJson::object(const std::string& key) const {
 }
 
 void ConfigJson::fail(const std::string& key, const std::string& what) const {
-  throw Error(ErrorKind::io, "'" + key + "' " + what, where_, "compare with the config.json of the model's original release");
+  throw Error(ErrorKind::io, "'" + key + "' " + what, where_,
+              "compare with the config.json of the model's original release");
 }
 
 void ConfigJson::unsupported(const std::string& key, const std::string& what) const {

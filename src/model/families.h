@@ -10,6 +10,10 @@ namespace miq::model {
 /// change the function and that the decoder lacks are refused by name.
 Architecture read_common(const ConfigJson& config);
 
+/// Each layer's window: `window` from layer `full_layers` on, or as `layer_types` says where it is given.
+std::vector<std::int64_t> layer_windows(const ConfigJson& config, std::int64_t num_layers, std::int64_t window,
+                                        std::int64_t full_layers = 0);
+
 #define MIQ_FAMILY(name) Architecture family_##name(const ConfigJson& config);
 #include "families.def"
 #undef MIQ_FAMILY

@@ -42,7 +42,8 @@ std::vector<std::int64_t> generate(LanguageModel& model, const std::vector<std::
   std::vector<std::int64_t> generated;
   while (static_cast<std::int64_t>(generated.size()) < options.max_new_tokens) {
     const at::Tensor logits = model.forward(input, &cache, /*last_only=*/true).view({-1});
-    const std::int64_t next = options.temperature > 0 ? sample(logits, options, random) : logits.argmax().item<std::int64_t>();
+    const std::int64_t next =
+        options.temperature > 0 ? sample(logits, options, random) : logits.argmax().item<std::int64_t>();
     if (options.stop_at_eos && std::find(eos.begin(), eos.end(), next) != eos.end()) break;
     generated.push_back(next);
     if (on_token) on_token(next);

@@ -64,22 +64,25 @@ MIQ_INLINE float dot_row(const T* x, const T* w, std::int64_t n) {
 }
 
 // Loops per element type, compiled per instruction set (a template cannot be).
-#define MIQ_NORM(IN, OUT)                                                                                               \
-  MIQ_VECTORISED void norm_rows(const IN* x, const float* weight, OUT* out, std::int64_t rows, std::int64_t n, float eps) { \
-    for (std::int64_t r = 0; r < rows; ++r) norm_row(x + r * n, weight, out + r * n, n, eps);                            \
+#define MIQ_NORM(IN, OUT)                                                                                      \
+  MIQ_VECTORISED void norm_rows(const IN* x, const float* weight, OUT* out, std::int64_t rows, std::int64_t n, \
+                                float eps) {                                                                   \
+    for (std::int64_t r = 0; r < rows; ++r) norm_row(x + r * n, weight, out + r * n, n, eps);                  \
   }
-#define MIQ_LOOPS(T)                                                                                                    \
-  MIQ_VECTORISED void rotate(const T* x, const float* cos, const float* sin, T* y, std::int64_t half) {                 \
-    rotate_row(x, cos, sin, y, half);                                                                                   \
-  }                                                                                                                     \
-  MIQ_VECTORISED void silu_mul_loop(const T* gate, const T* up, T* out, std::int64_t n) { silu_mul_range(gate, up, out, n); } \
-  MIQ_VECTORISED void add_loop(float* hidden, const T* x, std::int64_t n) {                                             \
-    for (std::int64_t i = 0; i < n; ++i) hidden[i] += widen(x[i]);                                                      \
-  }                                                                                                                     \
-  MIQ_VECTORISED void dots(const T* x, const T* weight, T* y, std::int64_t begin, std::int64_t end, std::int64_t rows,  \
-                           std::int64_t in, std::int64_t out) {                                                         \
-    for (std::int64_t o = begin; o < end; ++o)                                                                          \
-      for (std::int64_t r = 0; r < rows; ++r) store(dot_row(x + r * in, weight + o * in, in), y[r * out + o]);          \
+#define MIQ_LOOPS(T)                                                                                                   \
+  MIQ_VECTORISED void rotate(const T* x, const float* cos, const float* sin, T* y, std::int64_t half) {                \
+    rotate_row(x, cos, sin, y, half);                                                                                  \
+  }                                                                                                                    \
+  MIQ_VECTORISED void silu_mul_loop(const T* gate, const T* up, T* out, std::int64_t n) {                              \
+    silu_mul_range(gate, up, out, n);                                                                                  \
+  }                                                                                                                    \
+  MIQ_VECTORISED void add_loop(float* hidden, const T* x, std::int64_t n) {                                            \
+    for (std::int64_t i = 0; i < n; ++i) hidden[i] += widen(x[i]);                                                     \
+  }                                                                                                                    \
+  MIQ_VECTORISED void dots(const T* x, const T* weight, T* y, std::int64_t begin, std::int64_t end, std::int64_t rows, \
+                           std::int64_t in, std::int64_t out) {                                                        \
+    for (std::int64_t o = begin; o < end; ++o)                                                                         \
+      for (std::int64_t r = 0; r < rows; ++r) store(dot_row(x + r * in, weight + o * in, in), y[r * out + o]);         \
   }
 MIQ_NORM(float, float)
 MIQ_NORM(float, at::BFloat16)
@@ -93,7 +96,8 @@ MIQ_LOOPS(at::Half)
 #undef MIQ_LOOPS
 
 bool has_loops(const at::Tensor& t) {
-  return t.is_cpu() && (t.scalar_type() == at::kFloat || t.scalar_type() == at::kBFloat16 || t.scalar_type() == at::kHalf);
+  return t.is_cpu() &&
+         (t.scalar_type() == at::kFloat || t.scalar_type() == at::kBFloat16 || t.scalar_type() == at::kHalf);
 }
 
 // Calls act(T()) with the element type of `type`, one of the three that have loops.
@@ -124,8 +128,9 @@ at::Tensor few_rows(const at::Tensor& x, const at::Tensor& weight_OI) {
 }
 
 // oneDNN's float32 product on plain tensors, as LibTorch's compiler calls it; null if this build lacks it.
-using OneDnnLinear = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, std::string_view,
-                                c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
+using OneDnnLinear = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
+                                std::string_view, c10::List<std::optional<at::Scalar>>,
+                                std::optional<std::string_view>);
 const std::optional<c10::TypedOperatorHandle<OneDnnLinear>>& onednn_linear() {
   static const auto found = []() -> std::optional<c10::TypedOperatorHandle<OneDnnLinear>> {
     const auto schema = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""});
@@ -196,7 +201,8 @@ void add_to(at::Tensor& hidden, const at::Tensor& x) {
   float* const target = hidden.mutable_data_ptr<float>();
   with_type(in.scalar_type(), [&](auto zero) {
     const auto* const source = in.const_data_ptr<decltype(zero)>();
-    for_rows(in.numel(), 1, [&](std::int64_t begin, std::int64_t end) { add_loop(target + begin, source + begin, end - begin); });
+    for_rows(in.numel(), 1,
+             [&](std::int64_t begin, std::int64_t end) { add_loop(target + begin, source + begin, end - begin); });
   });
 }
 
@@ -218,7 +224,8 @@ at::Tensor rotate_half(const at::Tensor& x_BNTD, const at::Tensor& cos_TD, const
     for_rows(x_BNTD.size(0) * heads * tokens, 2 * half, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row) {
         const std::int64_t t = row % tokens, n = row / tokens % heads, b = row / tokens / heads;
-        rotate(source + b * stride_b + n * stride_n + t * stride_t, cos + t * half, sin + t * half, target + row * 2 * half, half);
+        rotate(source + b * stride_b + n * stride_n + t * stride_t, cos + t * half, sin + t * half,
+               target + row * 2 * half, half);
       }
     });
   });

@@ -78,10 +78,14 @@ void check_tensors(const TensorSource& source, const Architecture& a, bool separ
     const auto found = present.find(name);
     if (found == present.end())
       throw Error(ErrorKind::io, "the checkpoint lacks the tensor '" + name + "'", where,
-                  "config.json describes a " + a.family + " model with " + std::to_string(a.num_layers) + " layers; check that both belong together");
+                  "config.json describes a " + a.family + " model with " + std::to_string(a.num_layers) +
+                      " layers; check that both belong together");
     const TensorSpec& spec = found->second;
     if (spec.shape != shape)
-      throw Error(ErrorKind::io, "tensor '" + name + "' has shape " + shape_text(spec.shape) + ", config.json implies " + shape_text(shape), where);
+      throw Error(
+          ErrorKind::io,
+          "tensor '" + name + "' has shape " + shape_text(spec.shape) + ", config.json implies " + shape_text(shape),
+          where);
     const at::ScalarType t = spec.dtype;
     if (t != at::kFloat && t != at::kBFloat16 && t != at::kHalf && t != at::kDouble)
       throw Error(ErrorKind::unsupported, "tensor '" + name + "' is stored as " + dtype_name(t), where,
@@ -116,9 +120,11 @@ std::int64_t LanguageModel::num_parameters() const {
 
 at::Tensor LanguageModel::embed(const at::Tensor& ids_BT) const {
   const at::Tensor ids = ids_BT.to(device_);
-  if (ids.numel() > 0 && (ids.min().item<std::int64_t>() < 0 || ids.max().item<std::int64_t>() >= architecture_->vocab_size))
-    throw Error(ErrorKind::config, "a token id lies outside the vocabulary of " + std::to_string(architecture_->vocab_size),
-                "", "the ids or the tokenizer belong to another model");
+  if (ids.numel() > 0 &&
+      (ids.min().item<std::int64_t>() < 0 || ids.max().item<std::int64_t>() >= architecture_->vocab_size))
+    throw Error(ErrorKind::config,
+                "a token id lies outside the vocabulary of " + std::to_string(architecture_->vocab_size), "",
+                "the ids or the tokenizer belong to another model");
   return at::embedding(embedding_VH_, ids).to(at::kFloat);
 }
 
@@ -156,7 +162,8 @@ void LanguageModel::release_block(std::int64_t layer) const {
 
 at::Tensor LanguageModel::logits(const at::Tensor& hidden) const {
   const at::Tensor x = kernels::rms_norm(hidden, final_norm_H_, architecture_->rms_norm_eps, compute_dtype_);
-  if (!head_compute_.defined() || head_compute_.scalar_type() != compute_dtype_) head_compute_ = head_VH_.to(compute_dtype_);
+  if (!head_compute_.defined() || head_compute_.scalar_type() != compute_dtype_)
+    head_compute_ = head_VH_.to(compute_dtype_);
   return kernels::linear(x, head_compute_, {}).to(at::kFloat);
 }
 
@@ -182,7 +189,8 @@ void LanguageModel::for_each_block(const std::function<void(Block&)>& visit) {
 
 const RopeTable& LanguageModel::rope(std::int64_t positions) const {
   if (!rope_ || rope_->positions() < positions) {
-    const std::int64_t grown = rope_ ? 2 * rope_->positions() : 0;
+    std::int64_t grown = rope_ ? 2 * rope_->positions() : 0;
+    if (architecture_->rope.max_positions > 0) grown = std::min(grown, architecture_->rope.max_positions);
     rope_ = std::make_unique<RopeTable>(*architecture_, std::max(positions, grown), device_);
   }
   return *rope_;
@@ -197,15 +205,18 @@ at::Tensor LanguageModel::forward(const at::Tensor& ids_BT, KvCache* cache, bool
   return logits(last_only ? hidden.narrow(1, hidden.size(1) - 1, 1) : hidden);
 }
 
-at::ScalarType resolve_compute_dtype(const std::string& dtype, const Architecture& architecture, const at::Device& device) {
+at::ScalarType resolve_compute_dtype(const std::string& dtype, const Architecture& architecture,
+                                     const at::Device& device) {
   const std::string& name = dtype == "auto" ? architecture.torch_dtype : dtype;
   const auto found = dtype_from_name(name);
   if (!found || (*found != at::kFloat && *found != at::kBFloat16 && *found != at::kHalf)) {
     if (dtype == "auto" && found == at::kDouble) return at::kFloat;
-    throw Error(ErrorKind::config, "'" + name + "' is not a compute type", "model.dtype", "use auto, float32, bfloat16 or float16");
+    throw Error(ErrorKind::config, "'" + name + "' is not a compute type", "model.dtype",
+                "use auto, float32, bfloat16 or float16");
   }
   if (dtype == "auto" && *found == at::kHalf && !has_fast_float16(device)) {
-    log_info("model.dtype auto: this device has no fast float16 products; the float16 checkpoint is computed in float32");
+    log_info(
+        "model.dtype auto: this device has no fast float16 products; the float16 checkpoint is computed in float32");
     return at::kFloat;
   }
   return *found;

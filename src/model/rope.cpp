@@ -16,9 +16,22 @@ double llama3_frequency(double frequency, const Rope& rope) {
   const auto original = static_cast<double>(rope.original_max_position_embeddings);
   if (wavelength < original / rope.high_freq_factor) return frequency;
   if (wavelength > original / rope.low_freq_factor) return frequency / rope.factor;
-  const double smooth =
-      (original / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+  const double smooth = (original / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
   return (1 - smooth) * frequency / rope.factor + smooth * frequency;
+}
+
+// YaRN: dimensions that turn more than beta_fast times over the original context stay, those below
+// beta_slow turns are divided by `factor`, a linear ramp over the dimensions lies between.
+double yarn_frequency(double frequency, std::int64_t k, std::int64_t head_dim, const Rope& rope) {
+  const auto dim = static_cast<double>(head_dim), original = static_cast<double>(rope.original_max_position_embeddings);
+  const auto dimension_of = [&](double turns) {
+    return dim * std::log(original / (turns * 2 * kPi)) / (2 * std::log(rope.theta));
+  };
+  const double low = std::max(std::floor(dimension_of(rope.beta_fast)), 0.0);
+  double high = std::min(std::ceil(dimension_of(rope.beta_slow)), dim - 1);
+  if (low == high) high += 0.001;
+  const double ramp = std::clamp((static_cast<double>(k) - low) / (high - low), 0.0, 1.0);
+  return frequency / rope.factor * ramp + frequency * (1 - ramp);
 }
 
 }  // namespace
@@ -29,20 +42,36 @@ at::Tensor inverse_frequencies(const Rope& rope, std::int64_t head_dim) {
   for (std::int64_t k = 0; k < head_dim / 2; ++k) {
     const double frequency = std::pow(rope.theta, -2.0 * static_cast<double>(k) / static_cast<double>(head_dim));
     switch (rope.scaling) {
-      case RopeScaling::none: out[k] = frequency; break;
-      case RopeScaling::linear: out[k] = frequency / rope.factor; break;
-      case RopeScaling::llama3: out[k] = llama3_frequency(frequency, rope); break;
+      case RopeScaling::none:
+        out[k] = frequency;
+        break;
+      case RopeScaling::linear:
+        out[k] = frequency / rope.factor;
+        break;
+      case RopeScaling::llama3:
+        out[k] = llama3_frequency(frequency, rope);
+        break;
+      case RopeScaling::yarn:
+        out[k] = yarn_frequency(frequency, k, head_dim, rope);
+        break;
     }
   }
   return frequencies;
 }
 
 RopeTable::RopeTable(const Architecture& architecture, std::int64_t positions, const at::Device& device) {
+  const Rope& rope = architecture.rope;
+  if (rope.max_positions > 0 && positions > rope.max_positions)
+    throw Error(ErrorKind::unsupported,
+                "a text of " + std::to_string(positions) +
+                    " tokens with dynamic rotary scaling, which is only supported up to the " +
+                    std::to_string(rope.max_positions) + " positions of max_position_embeddings",
+                "", "use shorter texts");
   // The angle is a float32 product in the reference; cos and sin follow from it.
-  const at::Tensor frequencies = inverse_frequencies(architecture.rope, architecture.head_dim).to(at::kFloat);
+  const at::Tensor frequencies = inverse_frequencies(rope, architecture.head_dim).to(at::kFloat);
   const at::Tensor angles = at::arange(positions, at::kFloat).unsqueeze(1) * frequencies.unsqueeze(0);
-  cos_PD_ = angles.cos().to(device);
-  sin_PD_ = angles.sin().to(device);
+  cos_PD_ = (angles.cos() * rope.attention_factor).to(device);
+  sin_PD_ = (angles.sin() * rope.attention_factor).to(device);
 }
 
 at::Tensor RopeTable::rotate(const at::Tensor& x_BNTD, std::int64_t first_position) const {

@@ -10,11 +10,11 @@ namespace miq::model::test {
 namespace {
 namespace fs = std::filesystem;
 
-const std::set<std::string> kBuilt = {"llama2_mha", "llama2_gqa",  "llama3", "llama31",    "llama32_tied", "mistral",
-                                      "mistral_nemo", "qwen2", "qwen2_tied", "qwen3", "stories260k"};
-const std::set<std::string> kLater = {"llama1",        "baichuan1_7b", "baichuan1_13b", "baichuan2_7b",    "baichuan2_13b",
-                                      "chatglm2",      "chatglm3",     "chatglm3_32k",  "glm4_9b_chatglm", "glm4_hf",
-                                      "glm4_0414",     "mixtral",      "qwen3_moe"};
+const std::set<std::string> kBuilt = {"llama2_mha",   "llama2_gqa", "llama3",     "llama31", "llama32_tied", "mistral",
+                                      "mistral_nemo", "qwen2",      "qwen2_tied", "qwen3",   "stories260k"};
+const std::set<std::string> kLater = {"llama1",    "baichuan1_7b", "baichuan1_13b", "baichuan2_7b",    "baichuan2_13b",
+                                      "chatglm2",  "chatglm3",     "chatglm3_32k",  "glm4_9b_chatglm", "glm4_hf",
+                                      "glm4_0414", "mixtral",      "qwen3_moe"};
 const std::string kSmol = "smollm2-135m";  // its weights lie elsewhere; tested below
 constexpr double kTolerance = 1e-4;        // of the largest magnitude
 
@@ -70,10 +70,12 @@ TEST_P(Model, StagesGiveTheModulesOutputsAndTheWholeForward) {
       block.begin_stage(s, state, at::kFloat);
       for (const Linear* linear : block.stage(s)) EXPECT_EQ(state.x.size(2), linear->in_features);
       if (s == 1) {
-        EXPECT_LT(miq::test::relative_difference(block.o.forward(state.x), golden.tensor("attn_out." + layer)), kTolerance);
+        EXPECT_LT(miq::test::relative_difference(block.o.forward(state.x), golden.tensor("attn_out." + layer)),
+                  kTolerance);
       }
       if (s == 3) {
-        EXPECT_LT(miq::test::relative_difference(block.down.forward(state.x), golden.tensor("mlp_out." + layer)), kTolerance);
+        EXPECT_LT(miq::test::relative_difference(block.down.forward(state.x), golden.tensor("mlp_out." + layer)),
+                  kTolerance);
       }
       block.end_stage(s, state, rope);
     }
@@ -98,7 +100,8 @@ TEST_P(Model, LongText) {
   LanguageModel model = open_model(folder());
   model.hold_blocks();
   const at::Tensor logits = model.forward(golden.tensor("ids"));
-  EXPECT_LT((next_token_nll(logits, golden.tensor("ids")) - golden.tensor("nll")).abs().max().item<double>(), kTolerance);
+  EXPECT_LT((next_token_nll(logits, golden.tensor("ids")) - golden.tensor("nll")).abs().max().item<double>(),
+            kTolerance);
   EXPECT_LT(miq::test::relative_difference(logits.select(1, -1), golden.tensor("logits_last")), kTolerance);
 }
 
@@ -139,7 +142,9 @@ TEST_P(Model, NewerConfigKeysMeanTheSame) {
   fs::copy_file(folder() / "config_v5.json", copy.path() / "config.json");
   LanguageModel model = open_model(copy.path());
   const at::Tensor ids = reference().tensor("ids");
-  EXPECT_LT(miq::test::relative_difference(model.logits(hidden_states(model, ids).back()), reference().tensor("logits")), kTolerance);
+  EXPECT_LT(
+      miq::test::relative_difference(model.logits(hidden_states(model, ids).back()), reference().tensor("logits")),
+      kTolerance);
   const Architecture old = read_architecture(folder());
   EXPECT_EQ(model.architecture().torch_dtype, old.torch_dtype);
   EXPECT_EQ(model.architecture().eos_token_ids, old.eos_token_ids);
@@ -195,7 +200,8 @@ TEST(GoldenSmol, ReferenceOfARealModel) {
   LanguageModel model = open_model(smollm2());
   const auto states = hidden_states(model, ids);
   for (const size_t l : {0, 10, 20, 29})
-    EXPECT_LT(miq::test::relative_difference(states.at(l), golden.tensor("hidden." + std::to_string(l))), kTolerance) << l;
+    EXPECT_LT(miq::test::relative_difference(states.at(l), golden.tensor("hidden." + std::to_string(l))), kTolerance)
+        << l;
   const at::Tensor logits = model.logits(states.back());
   EXPECT_LT(miq::test::relative_difference(logits.select(1, -1), golden.tensor("logits_last")), kTolerance);
   EXPECT_LT((next_token_nll(logits, ids) - golden.tensor("nll")).abs().max().item<double>(), 5e-4);

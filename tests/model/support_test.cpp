@@ -7,10 +7,20 @@
 namespace miq::model::test {
 
 nlohmann::json tiny_config() {
-  return {{"model_type", "llama"},     {"hidden_size", 32},        {"intermediate_size", 48}, {"num_hidden_layers", 2},
-          {"num_attention_heads", 4},  {"num_key_value_heads", 2}, {"vocab_size", 64},        {"max_position_embeddings", 128},
-          {"rms_norm_eps", 1e-5},      {"hidden_act", "silu"},     {"eos_token_id", 2},       {"bos_token_id", 1},
-          {"tie_word_embeddings", false}, {"torch_dtype", "float32"}};
+  return {{"model_type", "llama"},
+          {"hidden_size", 32},
+          {"intermediate_size", 48},
+          {"num_hidden_layers", 2},
+          {"num_attention_heads", 4},
+          {"num_key_value_heads", 2},
+          {"vocab_size", 64},
+          {"max_position_embeddings", 128},
+          {"rms_norm_eps", 1e-5},
+          {"hidden_act", "silu"},
+          {"eos_token_id", 2},
+          {"bos_token_id", 1},
+          {"tie_word_embeddings", false},
+          {"torch_dtype", "float32"}};
 }
 
 std::map<std::string, at::Tensor> tiny_tensors(const nlohmann::json& config, at::ScalarType dtype, std::uint64_t seed) {
@@ -25,7 +35,8 @@ std::map<std::string, at::Tensor> tiny_tensors(const nlohmann::json& config, at:
     const bool norm = name.find("norm") != std::string::npos;
     const at::Tensor noise = at::randn(shape, generator, at::kFloat);
     const double gain = shape.size() == 2 ? 1 / std::sqrt(static_cast<double>(shape[1])) : 0.2;
-    tensors[name + (name.find(".bias") == std::string::npos ? ".weight" : "")] = (noise * gain + (norm ? 1 : 0)).to(dtype);
+    tensors[name + (name.find(".bias") == std::string::npos ? ".weight" : "")] =
+        (noise * gain + (norm ? 1 : 0)).to(dtype);
   };
   add("model.embed_tokens", {vocab, hidden});
   add("model.norm", {hidden});

@@ -11,14 +11,19 @@
 
 namespace miq::model {
 
-enum class RopeScaling { none, linear, llama3 };
+enum class RopeScaling { none, linear, llama3, yarn };
 
 /// Rotary positions, half-split pairs (x[k], x[k + d/2]).
 struct Rope {
   double theta = 10000;
   RopeScaling scaling = RopeScaling::none;
   double factor = 1, low_freq_factor = 1, high_freq_factor = 4;
+  double beta_fast = 32,
+         beta_slow =
+             1;  ///< yarn: rotations over the original context above which a frequency stays, below which it is divided
+  double attention_factor = 1;  ///< yarn: cos and sin are multiplied by it
   std::int64_t original_max_position_embeddings = 0;
+  std::int64_t max_positions = 0;  ///< 0: no limit. Dynamic NTK scaling is none up to here, and not supported beyond
 };
 
 /// Names of a block's tensors, relative to the block's prefix.
@@ -37,14 +42,14 @@ struct Architecture {
   Rope rope;
   std::vector<std::int64_t> sliding_window;  ///< per layer, 0 = none; empty = none anywhere
   bool qkv_bias = false, o_bias = false, mlp_bias = false;
-  bool qk_norm = false;                      ///< RMSNorm over head_dim on q and k before rope
+  bool qk_norm = false;  ///< RMSNorm over head_dim on q and k before rope
   bool tie_word_embeddings = false;
   std::optional<std::int64_t> bos_token_id;
   std::vector<std::int64_t> eos_token_ids;
-  std::string torch_dtype = "float32";       ///< as config.json states it
+  std::string torch_dtype = "float32";  ///< as config.json states it
 
   std::string embedding = "model.embed_tokens", final_norm = "model.norm", head = "lm_head";
-  std::string block_prefix = "model.layers."; ///< followed by the index and a dot
+  std::string block_prefix = "model.layers.";  ///< followed by the index and a dot
   BlockNames names;
 
   std::string block_name(std::int64_t layer) const { return block_prefix + std::to_string(layer) + "."; }

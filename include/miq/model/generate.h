@@ -11,8 +11,8 @@ namespace miq::model {
 
 struct GenerateOptions {
   std::int64_t max_new_tokens = 64;
-  double temperature = 0;       ///< 0: greedy
-  std::int64_t top_k = 0;       ///< 0: all
+  double temperature = 0;  ///< 0: greedy
+  std::int64_t top_k = 0;  ///< 0: all
   double top_p = 1;
   std::uint64_t seed = 42;
   bool stop_at_eos = true;

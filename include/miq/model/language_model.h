@@ -17,8 +17,8 @@ class LanguageModel {
   /// the mapped files when asked for. All tensors and their shapes are checked here, so that a
   /// missing one is found before any work. `compute_dtype`: of products; residuals are float32.
   /// @throws Error{io} naming a missing or misshapen tensor.
-  static LanguageModel open(const std::filesystem::path& folder, const std::string& family, at::ScalarType compute_dtype,
-                            const at::Device& device);
+  static LanguageModel open(const std::filesystem::path& folder, const std::string& family,
+                            at::ScalarType compute_dtype, const at::Device& device);
 
   const Architecture& architecture() const { return *architecture_; }
   const TensorSource& source() const { return *source_; }
@@ -64,6 +64,7 @@ class LanguageModel {
 /// model.dtype ("auto", "float32", ...) as the type products run in. auto = the checkpoint's, but a
 /// float16 checkpoint on a device without fast float16 products is computed in float32, which a log
 /// line says.
-at::ScalarType resolve_compute_dtype(const std::string& dtype, const Architecture& architecture, const at::Device& device);
+at::ScalarType resolve_compute_dtype(const std::string& dtype, const Architecture& architecture,
+                                     const at::Device& device);
 
 }  // namespace miq::model

@@ -19,9 +19,10 @@ class LinearKernel {
 };
 
 struct Linear {
-  std::string name;      ///< full, without ".weight": "model.layers.0.self_attn.q_proj"
-  at::Tensor weight_OI;  ///< floating, any type (possibly a read-only view of a file); undefined once a kernel stands in
-  at::Tensor bias_O;     ///< or undefined
+  std::string name;  ///< full, without ".weight": "model.layers.0.self_attn.q_proj"
+  at::Tensor
+      weight_OI;      ///< floating, any type (possibly a read-only view of a file); undefined once a kernel stands in
+  at::Tensor bias_O;  ///< or undefined
   std::shared_ptr<const LinearKernel> kernel;
 
   std::int64_t out_features = 0, in_features = 0;

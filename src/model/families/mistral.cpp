@@ -5,8 +5,10 @@ namespace miq::model {
 
 Architecture family_mistral(const ConfigJson& config) {
   Architecture a = read_common(config);
-  if (config.has("sliding_window"))
-    a.sliding_window.assign(static_cast<size_t>(a.num_layers), config.size("sliding_window"));
+  // null: no window; no such key: MistralConfig's default.
+  const bool stated = config.json().contains("sliding_window");
+  if (!stated || config.has("sliding_window"))
+    a.sliding_window = layer_windows(config, a.num_layers, config.size("sliding_window", 4096));
   return a;
 }
 

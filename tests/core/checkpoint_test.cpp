@@ -1,0 +1,94 @@
+// Checkpoints: one file or shards, and the ways a folder can be incomplete.
+#include "miq/core/checkpoint.h"
+
+#include <gmock/gmock.h>
+
+#include <fstream>
+
+#include "miq/core/error.h"
+#include "support/golden.h"
+
+namespace miq {
+namespace {
+using testing::HasSubstr;
+namespace fs = std::filesystem;
+
+class Checkpoint : public testing::Test {
+ protected:
+  std::string open_error(const fs::path& path) {
+    try {
+      open_checkpoint(path);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::io);
+      return error.message() + " | " + error.where();
+    }
+    return "no error";
+  }
+  void write_index(const std::string& text) { std::ofstream(at("model.safetensors.index.json")) << text; }
+  void write_shards() {
+    CheckpointWriter writer(folder_.path(), specs_, 100);
+    for (auto spec = specs_.rbegin(); spec != specs_.rend(); ++spec)
+      writer.write(spec->name, at::full(spec->shape, 2.0f));
+    writer.finish();
+  }
+  fs::path at(const std::string& name) const { return folder_.path() / name; }
+
+  test::TempFolder folder_;
+  const std::vector<TensorSpec> specs_ = {{"a", at::kFloat, {20}}, {"b", at::kFloat, {5}}, {"c", at::kFloat, {30}}};
+};
+
+TEST_F(Checkpoint, ShardsRoundTrip) {
+  write_shards();
+  EXPECT_TRUE(fs::exists(at("model-00002-of-00002.safetensors")));
+  const auto source = open_checkpoint(folder_.path());
+  ASSERT_EQ(source->specs().size(), 3u);
+  EXPECT_EQ(source->specs()[2].name, "c");
+  EXPECT_EQ(source->bytes(), 220);
+  EXPECT_TRUE(source->has("b"));
+  EXPECT_FALSE(source->has("d"));
+  EXPECT_TRUE(source->tensor("c").equal(at::full({30}, 2.0f)));
+  EXPECT_THROW(source->tensor("d"), Error);
+  source->advise("d", true);
+}
+
+TEST_F(Checkpoint, OneFileByFolderOrByName) {
+  save_safetensors(at("model.safetensors"), {{"x", at::ones({2})}});
+  EXPECT_TRUE(open_checkpoint(folder_.path())->has("x"));
+  EXPECT_TRUE(open_checkpoint(at("model.safetensors"))->has("x"));
+  EXPECT_FALSE(fs::exists(at("model.safetensors.index.json")));
+}
+
+TEST_F(Checkpoint, NothingThere) {
+  EXPECT_THAT(open_error(folder_.path()), HasSubstr("no weights"));
+  EXPECT_THAT(open_error(at("none")), HasSubstr("none"));
+}
+
+TEST_F(Checkpoint, ShardMissingOrWithoutItsTensor) {
+  write_shards();
+  fs::rename(at("model-00002-of-00002.safetensors"), at("away"));
+  EXPECT_THAT(open_error(folder_.path()), testing::AllOf(HasSubstr("shard"), HasSubstr("model-00002-of-00002")));
+  save_safetensors(at("model-00002-of-00002.safetensors"), {{"other", at::ones({2})}});
+  EXPECT_THAT(open_error(folder_.path()), testing::AllOf(HasSubstr("'c'"), HasSubstr("model-00002-of-00002")));
+  save_safetensors(at("model-00002-of-00002.safetensors"), {{"a", at::ones({2})}, {"c", at::ones({2})}});
+  EXPECT_THAT(open_error(folder_.path()), HasSubstr("two shards"));
+}
+
+TEST_F(Checkpoint, MalformedIndex) {
+  for (const char* text :
+       {"", "{", "[]", "3", "{}", R"({"weight_map": 3})", R"({"weight_map": {}})", R"({"weight_map": {"a": 3}})",
+        R"({"weight_map": {"a": "../model.safetensors"}})", R"({"weight_map": {"a": "/etc/passwd"}})",
+        R"({"weight_map": {"a": ".."}})", R"({"weight_map": {"a": "."}})", R"({"weight_map": {"a": ""}})"}) {
+    write_index(text);
+    EXPECT_NE(open_error(folder_.path()), "no error") << text;
+  }
+}
+
+TEST_F(Checkpoint, WriterMustGetEveryTensor) {
+  CheckpointWriter writer(folder_.path(), specs_, 1 << 20);
+  EXPECT_THROW(writer.write("d", at::ones({1})), Error);
+  writer.write("a", at::ones({20}));
+  EXPECT_THROW(writer.finish(), Error);
+}
+
+}  // namespace
+}  // namespace miq
