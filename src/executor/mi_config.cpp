@@ -150,6 +150,7 @@ class Translator {
     if (gptq) {
       recipe["rounding"]["act_order"] = flag(kwargs_, "actorder", true);
       recipe["rounding"]["group_aware"] = false;
+      recipe["range"] = "min_max";
       recipe["rounding"]["block_size"] = whole(kwargs_, "blocksize", 128);
       if (kwargs_["percdamp"]) recipe["rounding"]["percdamp"] = text(kwargs_, "percdamp", "0.01");
     }

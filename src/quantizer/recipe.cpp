@@ -40,7 +40,7 @@ std::vector<Choice> choose(const Recipe& recipe, const std::vector<std::string>&
 
 const std::vector<PresetInfo>& presets() {
   static const std::vector<PresetInfo> table = {
-#define MIQ_PRESET(name, rounding, paper, summary) {#name, #rounding, paper, summary},
+#define MIQ_PRESET(name, range, rounding, paper, summary) {#name, RangeKind::range, #rounding, paper, summary},
 #include "presets.def"
 #undef MIQ_PRESET
   };
@@ -58,6 +58,7 @@ LayerRecipe preset(const std::string& name) {
     if (info.name != name) continue;
     LayerRecipe layer;
     layer.preset = name;
+    layer.range.kind = info.range;
     layer.rounding.kind = info.rounding;
     return layer;
   }

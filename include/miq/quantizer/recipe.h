@@ -45,7 +45,9 @@ std::vector<std::string> preset_names();
 
 /// A row of the preset table.
 struct PresetInfo {
-  std::string name, rounding, paper, summary;
+  std::string name;
+  RangeKind range;
+  std::string rounding, paper, summary;
 };
 const std::vector<PresetInfo>& presets();
 
