@@ -67,9 +67,15 @@ Fitted fit_ct(float low, float high, const Grid& grid) {
   const auto top = static_cast<float>((1 << grid.bits) - 1), half = static_cast<float>(1 << (grid.bits - 1));
   low = std::min(low, 0.0f);
   high = std::max(high, 0.0f);
-  const auto nonzero = [](float scale) { return scale == 0 ? std::numeric_limits<float>::epsilon() : scale; };
-  if (grid.symmetric) return finish(nonzero(std::max(-low, high) / (top / 2)), half, grid);
-  const float scale = nonzero((high - low) / top);
+  // compressed-tensors gives a group of zeros the scale eps and the (signed) zero point 0.
+  constexpr float kEpsilon = std::numeric_limits<float>::epsilon();
+  if (low == high) return finish(kEpsilon, half, grid);
+  if (grid.symmetric) {
+    const float scale = std::max(-low, high) / (top / 2);
+    return finish(scale == 0 ? kEpsilon : scale, half, grid);
+  }
+  const float scale = (high - low) / top;
+  if (scale == 0) return finish(kEpsilon, half, grid);  // underflow
   return finish(scale, std::nearbyint(std::clamp(-half - low / scale, -half, half - 1)) + half, grid);
 }
 
