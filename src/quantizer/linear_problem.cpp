@@ -27,6 +27,20 @@ const Entry& find_rounding(const std::string& name) {
               "did you mean " + nearest_name(name, rounding_names()) + "?");
 }
 
+void check(const LinearProblem& problem, const Grid& grid, const Entry& entry) {
+  if (problem.weight_OI.dim() != 2 || problem.weight_OI.numel() == 0)
+    throw Error(ErrorKind::unsupported, "the weight is not a matrix, or empty");
+  if (grid.bits < 2 || grid.bits > 8) throw Error(ErrorKind::config, "bits must lie in 2 .. 8");
+  if (grid.granularity == Granularity::group && grid.group_size < 1)
+    throw Error(ErrorKind::config, "group_size must be positive");
+  if (entry.needs_hessian && problem.hessian == nullptr)
+    throw Error(ErrorKind::internal, std::string("rounding '") + entry.name + "' needs calibration statistics");
+  if (problem.hessian != nullptr && problem.hessian->matrix().size(0) != problem.weight_OI.size(1))
+    throw Error(ErrorKind::internal, "the Hessian belongs to a layer of another width");
+  if (!problem.weight_OI.isfinite().all().item<bool>())
+    throw Error(ErrorKind::numeric, "the weight is not finite (NaN or inf)", "", "the checkpoint is damaged");
+}
+
 // tr(dW H dW^T), summed in float64.
 double hessian_loss(const at::Tensor& change_OI, const at::Tensor& hessian_II) {
   return (at::mm(change_OI, hessian_II) * change_OI).sum(at::kDouble).item<double>();
@@ -37,11 +51,10 @@ double hessian_loss(const at::Tensor& change_OI, const at::Tensor& hessian_II) {
 QuantizedLinear round_linear(const LinearProblem& problem, const Grid& grid, const Range& range, const Rounding& rounding) {
   const Entry& entry = find_rounding(rounding.kind);
   try {
-    if (entry.needs_hessian && problem.hessian == nullptr)
-      throw Error(ErrorKind::internal, "rounding '" + rounding.kind + "' needs calibration statistics");
-    if (!problem.weight_OI.isfinite().all().item<bool>())
-      throw Error(ErrorKind::numeric, "the weight is not finite (NaN or inf)", "", "the checkpoint is damaged");
+    check(problem, grid, entry);
     QuantizedLinear result = entry.round(problem, grid, range, rounding);
+    if (!result.params.scales_OG.isfinite().all().item<bool>())
+      throw Error(ErrorKind::numeric, "the weights are too large for a float32 scale", "", "the checkpoint is damaged");
     const at::Tensor change = dequantize(result, at::kFloat) - problem.weight_OI;
     result.relative_error = change.norm().item<double>() / std::max(1e-30, problem.weight_OI.norm().item<double>());
     if (std::isnan(result.loss) && problem.hessian != nullptr) result.loss = hessian_loss(change, problem.hessian->matrix());

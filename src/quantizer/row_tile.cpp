@@ -46,7 +46,8 @@ Interval ist_interval(float low, float high, const Grid& grid) {
     high = std::max(-low, high);
     if (low < 0 || grid.convention == GridConvention::miq) low = -high;
   }
-  if (low == 0 && high == 0) return {-1, 1};
+  // Nothing but zeros, or weights so small that the scale would lose its digits.
+  if (high - low < 256 * std::numeric_limits<float>::min()) return {-1, 1};
   return {low, high};
 }
 
@@ -69,10 +70,15 @@ Fitted fit_ct(float low, float high, const Grid& grid) {
   const auto top = static_cast<float>((1 << grid.bits) - 1), half = static_cast<float>(1 << (grid.bits - 1));
   low = std::min(low, 0.0f);
   high = std::max(high, 0.0f);
-  const auto nonzero = [](float scale) { return scale == 0 ? std::numeric_limits<float>::epsilon() : scale; };
-  if (grid.symmetric) return finish(nonzero(std::max(-low, high) / (top / 2)), half, grid);
-  const float scale = nonzero((high - low) / top);
-  if (low == 0 && high == 0) return finish(scale, half, grid);
+  // compressed-tensors gives a group of zeros the scale eps and the (signed) zero point 0.
+  constexpr float kEpsilon = std::numeric_limits<float>::epsilon();
+  if (low == high) return finish(kEpsilon, half, grid);
+  if (grid.symmetric) {
+    const float scale = std::max(-low, high) / (top / 2);
+    return finish(scale == 0 ? kEpsilon : scale, half, grid);
+  }
+  const float scale = (high - low) / top;
+  if (scale == 0) return finish(kEpsilon, half, grid);  // underflow
   return finish(scale, std::nearbyint(std::clamp(-half - low / scale, -half, half - 1)) + half, grid);
 }
 
@@ -216,28 +222,28 @@ MIQ_VECTORISED void quantize_column(const float* weights, const TileGrid& grid, 
   }
 }
 
-MIQ_VECTORISED void feed_back_errors(float* tile, std::int64_t columns, std::int64_t first, std::int64_t count,
-                                     const float* upper, std::int64_t stride, const TileGrid& grid, float* codes,
-                                     float* errors, float* values) {
-  for (std::int64_t j = first; j < first + count; ++j) {
-    const float* const w = tile + j * kLanes;
-    const float* const u = upper + j * stride;
-    alignas(64) float e[kLanes];
-    for (std::int64_t r = 0; r < kLanes; ++r) {
-      float code = w[r] / grid.scale[r] + grid.offset[r];
-      code = code < grid.low[r] ? grid.low[r] : code;
-      code = code > grid.high[r] ? grid.high[r] : code;
-      code = round_half_even(code) - grid.offset[r];
-      codes[j * kLanes + r] = code + grid.zero[r];
-      values[j * kLanes + r] = grid.scale[r] * code;
-      e[r] = (w[r] - grid.scale[r] * code) / u[j];
-      errors[j * kLanes + r] = e[r];
-    }
-    for (std::int64_t k = j + 1; k < columns; ++k) {
-      float* const behind = tile + k * kLanes;
-      const float factor = u[k];
-      for (std::int64_t r = 0; r < kLanes; ++r) behind[r] -= e[r] * factor;
-    }
+MIQ_VECTORISED void load_tile_grid(const float* scales, const float* zeros, const Grid& grid, TileGrid& out) {
+  const bool signed_codes = grid.convention == GridConvention::ct;
+  const auto top = static_cast<float>((1 << grid.bits) - 1), half = static_cast<float>(1 << (grid.bits - 1));
+  for (std::int64_t r = 0; r < kLanes; ++r) {
+    out.scale[r] = scales[r];
+    out.zero[r] = zeros[r];
+    out.offset[r] = signed_codes ? zeros[r] - half : 0;
+    out.low[r] = signed_codes ? -half : -zeros[r];
+    out.high[r] = signed_codes ? half - 1 : top - zeros[r];
+  }
+}
+
+MIQ_VECTORISED void round_column(const float* weights, float diagonal, const TileGrid& grid, float* codes, float* errors,
+                                 float* squares) {
+  for (std::int64_t r = 0; r < kLanes; ++r) {
+    float code = weights[r] / grid.scale[r] + grid.offset[r];
+    code = code < grid.low[r] ? grid.low[r] : code;
+    code = code > grid.high[r] ? grid.high[r] : code;
+    code = round_half_even(code) - grid.offset[r];
+    codes[r] = code + grid.zero[r];
+    errors[r] = (weights[r] - grid.scale[r] * code) / diagonal;
+    squares[r] += errors[r] * errors[r];
   }
 }
 

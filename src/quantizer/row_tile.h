@@ -27,11 +27,11 @@ void tile_grid_from_params(const float* scales, const float* zeros, std::int64_t
 /// Quantizes one column of a tile: codes (as floats, unsigned) and values.
 void quantize_column(const float* weights, const TileGrid& grid, float* codes, float* values);
 
-/// The in-block part of error feedback on tile[columns][kLanes]: for `count` columns from `first`,
-/// rounds column j with `grid`, stores its code and error e_j = (w_j - q_j) / U_jj, and subtracts
-/// e_j U_jk from the columns k behind it. `upper`: row-major [columns][stride], the diagonal block of U.
-/// `values` receives q_j.
-void feed_back_errors(float* tile, std::int64_t columns, std::int64_t first, std::int64_t count, const float* upper,
-                      std::int64_t stride, const TileGrid& grid, float* codes, float* errors, float* values);
+/// The TileGrid of kLanes scales and zeros that lie side by side.
+void load_tile_grid(const float* scales, const float* zeros, const Grid& grid, TileGrid& out);
+
+/// Rounds one column w of a tile: unsigned codes (as floats), errors (w - q) / diagonal, whose squares
+/// are added to `squares`.
+void round_column(const float* weights, float diagonal, const TileGrid& grid, float* codes, float* errors, float* squares);
 
 }  // namespace miq::quantizer

@@ -10,6 +10,8 @@ InputStatistics::InputStatistics(std::int64_t in_features, const at::Device& dev
 
 void InputStatistics::add(const at::Tensor& x, std::int64_t sequences) {
   const std::int64_t columns = sum_II_.size(0);
+  if (x.dim() == 0 || x.size(-1) != columns)
+    throw Error(ErrorKind::internal, "statistics of " + std::to_string(columns) + " inputs got a tensor of another width");
   const at::Tensor rows_TI = x.reshape({-1, columns});
   if (rows_TI.is_cpu())
     add_lower_syrk(rows_TI.contiguous(), sum_II_);

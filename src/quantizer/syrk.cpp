@@ -52,9 +52,9 @@ MIQ_BF16_TARGET void pack_panel(const std::uint16_t* x, std::int64_t columns, st
 
 // tile[kRows][kPanel] += sum over pairs of a[pair][row] * b[pair][column].
 MIQ_BF16_TARGET void multiply_rows(const Pair* a, const Pair* b, std::int64_t pairs, float* tile) {
-  __m512 sums[kRows][3];
+  __m512 sums[kRows][3];  // from 0, not from the tile: short sums keep more digits
   for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < 3; ++v) sums[r][v] = _mm512_loadu_ps(tile + r * kPanel + v * 16);
+    for (int v = 0; v < 3; ++v) sums[r][v] = _mm512_setzero_ps();
   for (std::int64_t p = 0; p < pairs; ++p, a += kPanel, b += kPanel) {
     const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b);
     const __m512bh b1 = (__m512bh)_mm512_loadu_si512(b + 16);
@@ -68,7 +68,10 @@ MIQ_BF16_TARGET void multiply_rows(const Pair* a, const Pair* b, std::int64_t pa
     }
   }
   for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < 3; ++v) _mm512_storeu_ps(tile + r * kPanel + v * 16, sums[r][v]);
+    for (int v = 0; v < 3; ++v) {
+      float* const target = tile + r * kPanel + v * 16;
+      _mm512_storeu_ps(target, _mm512_add_ps(_mm512_loadu_ps(target), sums[r][v]));
+    }
 }
 
 void add_tile(const float* tile, std::int64_t row_panel, std::int64_t column_panel, std::int64_t columns, float* sum) {

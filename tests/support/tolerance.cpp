@@ -1,40 +1,94 @@
 #include "support/tolerance.h"
 
+#include <ATen/ATen.h>
+#include <fnmatch.h>
+
 namespace miq::test {
 namespace {
 
-std::string count_text(const char* what, const at::Tensor& bad) {
-  return std::to_string(bad.sum().item<std::int64_t>()) + " of " + std::to_string(bad.numel()) + " " + what + " differ";
+using nlohmann::json;
+
+at::Tensor equal_elements(const at::Tensor& a, const at::Tensor& b, bool nan_equal) {
+  const at::Tensor same = a == b;
+  return nan_equal ? same.logical_or(a.isnan().logical_and(b.isnan())) : same;
 }
 
-// Elements with |a - b| > atol * (max |b| or 1) + rtol * |b|.
-at::Tensor outside(const at::Tensor& a, const at::Tensor& b, const nlohmann::json& tolerance) {
-  const double rtol = tolerance.value("rtol", 0.0), atol = tolerance.value("atol", 0.0);
-  const double unit = tolerance.value("relative_to", std::string()) == "max" ? b.abs().max().item<double>() : 1.0;
-  return ((a - b).abs() <= atol * unit + rtol * b.abs()).logical_not();
+// |a-b| <= atol*(max|b| if relative_to=max else 1) + rtol*|b|
+at::Tensor close_elements(const at::Tensor& a, const at::Tensor& b, const json& tolerance) {
+  double atol = tolerance.value("atol", 0.0);
+  if (tolerance.value("relative_to", std::string()) == "max") atol *= b.abs().max().item<double>();
+  return (a - b).abs().le(b.abs() * tolerance.value("rtol", 0.0) + atol);
 }
 
-at::Tensor by_rows(const at::Tensor& bad) { return bad.reshape({bad.size(0), -1}).any(1); }
+double fraction(const at::Tensor& flags) { return flags.to(at::kDouble).mean().item<double>(); }
+
+std::int64_t count_false(const at::Tensor& flags) { return flags.logical_not().sum().item<std::int64_t>(); }
+
+// One flag per row (first dimension).
+at::Tensor whole_rows(const at::Tensor& flags) { return flags.reshape({flags.size(0), -1}).all(1); }
+
+testing::AssertionResult verdict(bool good, const at::Tensor& flags, const at::Tensor& a, const at::Tensor& b,
+                                 const json& tolerance) {
+  if (good) return testing::AssertionSuccess();
+  const at::Tensor difference = (a - b).abs().flatten();
+  const auto worst = difference.nan_to_num(std::numeric_limits<double>::infinity()).argmax().item<std::int64_t>();
+  return testing::AssertionFailure() << count_false(flags) << " of " << flags.numel() << " outside " << tolerance.dump()
+                                     << "; worst at " << worst << ": " << a.flatten()[worst].item<double>() << " instead of "
+                                     << b.flatten()[worst].item<double>();
+}
 
 }  // namespace
 
-std::optional<std::string> mismatch(const at::Tensor& got, const at::Tensor& want, const nlohmann::json& tolerance,
-                                    const at::Tensor& margin) {
-  const std::string kind = tolerance.value("kind", std::string());
-  if (got.numel() != want.numel()) return "sizes differ: " + std::to_string(got.numel()) + " and " + std::to_string(want.numel());
-  const at::Tensor a = got.to(at::kDouble).reshape(want.sizes()), b = want.to(at::kDouble);
-  const bool exact = kind == "exact" || kind == "exact_rows";
-  const at::Tensor bad = exact ? a != b : outside(a, b, tolerance);
-  if (kind == "exact" || kind == "allclose")
-    return bad.any().item<bool>() ? std::optional(count_text("elements", bad)) : std::nullopt;
-  if (kind == "exact_rows" || kind == "allclose_rows") {
-    const at::Tensor sure = margin >= tolerance.value("min_margin", 0.0), bad_rows = by_rows(bad);
-    if (bad_rows.logical_and(sure).any().item<bool>()) return count_text("rows with a margin", bad_rows.logical_and(sure));
-    const auto unsure = bad_rows.logical_and(sure.logical_not()).sum().item<std::int64_t>();
-    if (unsure > tolerance.value("max_bad_rows", margin.numel())) return std::to_string(unsure) + " rows without a margin differ";
-    return std::nullopt;
+json tolerance_of(const json& tolerances, const std::string& name, const json& fallback) {
+  if (tolerances.contains(name)) return tolerances.at(name);
+  for (const auto& [pattern, tolerance] : tolerances.items())
+    if (pattern.find('*') != std::string::npos && fnmatch(pattern.c_str(), name.c_str(), 0) == 0) return tolerance;
+  return fallback;
+}
+
+testing::AssertionResult within(const at::Tensor& actual, const at::Tensor& expected, const json& tolerance,
+                                const TensorLookup& lookup) {
+  if (!actual.defined() || actual.numel() != expected.numel())
+    return testing::AssertionFailure() << "has " << (actual.defined() ? actual.numel() : 0) << " elements, not " << expected.numel();
+  const at::Tensor b = expected.to(at::kDouble), a = actual.to(at::kDouble).reshape(b.sizes());
+  const std::string kind = tolerance.at("kind");
+  const bool nan_equal = tolerance.value("nan_equal", false);
+  const auto by_rows = [&](const at::Tensor& flags) {
+    const at::Tensor sure = lookup(tolerance.at("margin")).ge(tolerance.at("min_margin").get<double>());
+    const at::Tensor good = whole_rows(flags);
+    const auto bad_others = count_false(good.logical_or(sure));
+    const bool exact = kind == "exact_rows";
+    const bool pass = count_false(good.logical_or(sure.logical_not())) == 0 &&
+                      (!exact || bad_others <= tolerance.at("max_bad_rows").get<std::int64_t>());
+    return verdict(pass, good, a, b, tolerance);
+  };
+  const auto where = [&](const at::Tensor& flags) {
+    const at::Tensor counted = lookup(tolerance.at("where")).reshape(b.sizes()).gt(tolerance.at("above").get<double>());
+    const at::Tensor good = flags.logical_or(counted.logical_not());
+    return verdict(count_false(good) <= tolerance.value("max_bad", std::int64_t{0}), good, a, b, tolerance);
+  };
+  const at::Tensor equal = equal_elements(a, b, nan_equal);
+  if (kind == "exact") return verdict(count_false(equal) == 0, equal, a, b, tolerance);
+  if (kind == "fraction") return verdict(fraction(equal) >= tolerance.at("min_fraction").get<double>(), equal, a, b, tolerance);
+  if (kind == "rows_fraction") {
+    const at::Tensor rows = whole_rows(equal);
+    return verdict(fraction(rows) >= tolerance.at("min_fraction").get<double>(), rows, a, b, tolerance);
   }
-  return "unknown tolerance kind '" + kind + "'";
+  if (kind == "exact_rows") return by_rows(equal);
+  if (kind == "exact_where") return where(equal);
+  if (kind == "rel" || kind == "abs") {
+    const json as_close = kind == "rel" ? json{{"rtol", tolerance.at("rtol")}} : json{{"atol", tolerance.at("atol")}};
+    const at::Tensor close = close_elements(a, b, as_close);
+    return verdict(count_false(close) == 0, close, a, b, tolerance);
+  }
+  if (kind == "allclose" || kind == "allclose_fraction" || kind == "allclose_rows" || kind == "allclose_where") {
+    const at::Tensor close = close_elements(a, b, tolerance).logical_or(equal);
+    if (kind == "allclose_rows") return by_rows(close);
+    if (kind == "allclose_where") return where(close);
+    const bool all = kind == "allclose";
+    return verdict(all ? count_false(close) == 0 : fraction(close) >= tolerance.at("min_fraction").get<double>(), close, a, b, tolerance);
+  }
+  return testing::AssertionFailure() << "unknown kind of tolerance '" << kind << "'";
 }
 
 }  // namespace miq::test

@@ -1,17 +1,24 @@
-// The tolerance kinds of golden/algorithms/cases.json.
+// The tolerances of the golden algorithm cases (golden/algorithms/cases.json, tolerance_kinds).
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+#include <gtest/gtest.h>
 
+#include <functional>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
 
 namespace miq::test {
 
-/// Why `got` does not match `want` under `tolerance`, or nullopt. `margin`: per row, for the *_rows
-/// kinds; undefined where the case has none. An unknown kind is a mismatch.
-std::optional<std::string> mismatch(const at::Tensor& got, const at::Tensor& want, const nlohmann::json& tolerance,
-                                    const at::Tensor& margin);
+/// Looks up a tensor of the case by name: row margins and masks.
+using TensorLookup = std::function<at::Tensor(const std::string&)>;
+
+/// The tolerance of output `name`: its own entry, a `*` entry that matches, else `fallback`.
+nlohmann::json tolerance_of(const nlohmann::json& tolerances, const std::string& name, const nlohmann::json& fallback);
+
+/// Whether `actual` agrees with `expected` (same number of elements) under one tolerance object. The message names the
+/// worst element. A kind that is not known is a failure.
+testing::AssertionResult within(const at::Tensor& actual, const at::Tensor& expected, const nlohmann::json& tolerance,
+                                const TensorLookup& lookup);
 
 }  // namespace miq::test

@@ -1,158 +1,234 @@
 // GPTQ, which equals LDLQ: column by column, the error of each is fed back into those behind it.
 // Source: arXiv 2210.17323 algorithm 1; IST-DASLab/gptq gptq.py:GPTQ.fasterquant (Apache-2.0).
-// Differs from it in: groups are fitted on fully updated weights unless group_fit is stale; rows are
-// independent, so one kernel takes a tile of rows through a block of columns (row_tile.h), and only
-// the update of the columns behind the block is a matrix product.
+// Differs from it in: groups are fitted on fully updated weights unless group_fit is stale. Rows are
+// independent, so the kernel takes tiles of rows through blocks of columns: inside a block, strips of
+// kStrip columns are rounded one by one and then applied to the rest of the block; the block's errors
+// are applied to all that lies behind it while they are in the cache (tile_update.h).
+// A weight on a GPU is rounded on the CPU: thousands of tiny launches would not be faster.
 #include <ATen/Parallel.h>
 
 #include "../roundings.h"
 #include "../row_tile.h"
-#include "miq/core/error.h"
+#include "../tile_update.h"
 
 namespace miq::quantizer {
 namespace {
 
-// What the sweep knows, all in sweep order (permuted columns). Matrices are [I, O]: a column of the
-// weight is contiguous, so lanes are rows.
-struct Sweep {
-  at::Tensor weight_IO, codes_IO, upper_II;
-  at::Tensor scales_GO, zeros_GO;       // group-major, natural or sweep order as `slot` says
-  std::vector<std::int64_t> slot;       // group of each position
-  Grid grid;
-  Range range;
-  bool dynamic;                         // groups are fitted during the sweep
-  bool stale;                           // ... on weights that lack the errors of the current block
-  std::int64_t group;                   // columns per group
-  std::int64_t rows, columns;
-  double squared_error = 0;             // sum e^2
+constexpr std::int64_t kBlock = 128;  // a block's errors of one tile: 16 KiB
+constexpr std::int64_t kStrip = 16;
+
+// A span of columns, in sweep order.
+struct Span {
+  std::int64_t begin, end;
 };
 
-// Ends of the column blocks: block_size wide; when groups are fitted fresh, cut so that no group
-// reaches from inside a block into the next.
-std::vector<std::int64_t> block_ends(const Sweep& sweep, std::int64_t block_size) {
-  std::vector<std::int64_t> ends;
-  const bool aligned = sweep.dynamic && !sweep.stale && sweep.group < sweep.columns;
+// What the sweep knows. Positions are in sweep order (permuted columns); T tiles of kLanes rows.
+struct Sweep {
+  Grid grid;
+  Range range;
+  bool dynamic;                 // groups are fitted during the sweep
+  std::int64_t stale_block;     // dynamic: 0, or groups are fitted when the block they start in begins
+  std::int64_t group;           // columns per group
+  std::int64_t rows, columns, tiles;
+  std::vector<std::int64_t> column;    // of each position
+  std::vector<std::int64_t> slot;      // group of each position
+  at::Tensor weights;                  // float [T, I, kLanes], updated in place
+  at::Tensor codes_OI;                 // uint8, original columns
+  at::Tensor scales_GO, zeros_GO;      // float [G, T * kLanes]
+  at::Tensor upper_II;
+  std::vector<double> squared_errors;  // sum e^2 of each tile
+
+  float* tile(std::int64_t t) { return weights.mutable_data_ptr<float>() + t * columns * kLanes; }
+  float* scales(std::int64_t slot, std::int64_t t) { return scales_GO.mutable_data_ptr<float>() + (slot * tiles + t) * kLanes; }
+  float* zeros(std::int64_t slot, std::int64_t t) { return zeros_GO.mutable_data_ptr<float>() + (slot * tiles + t) * kLanes; }
+};
+
+// Blocks whose errors are applied to the columns behind them together. A group that is fitted must lie
+// in front of all updates it lacks: stale blocks end where the reference's do, and with fresh groups
+// none reaches from inside a block into the next.
+std::vector<Span> blocks(const Sweep& sweep) {
+  std::vector<Span> spans;
   for (std::int64_t at = 0; at < sweep.columns;) {
-    std::int64_t end = std::min(at + block_size, sweep.columns);
-    if (aligned && end < sweep.columns) {
+    std::int64_t end = std::min(at + kBlock, sweep.columns);
+    if (sweep.dynamic && sweep.stale_block > 0) {
+      end = std::min(end, (at / sweep.stale_block + 1) * sweep.stale_block);
+    } else if (sweep.dynamic && end < sweep.columns) {
       const std::int64_t last_start = end / sweep.group * sweep.group;
       const std::int64_t next_start = (at / sweep.group + 1) * sweep.group;
       end = last_start > at ? last_start : std::min(end, next_start);
     }
-    ends.push_back(at = end);
+    spans.push_back({at, end});
+    at = end;
   }
-  return ends;
+  return spans;
 }
 
-// A tile's columns [begin, end) copied from or to [I, O] storage; lanes beyond `valid` repeat lane 0.
-void load_columns(const float* matrix, std::int64_t rows, std::int64_t first, std::int64_t valid, std::int64_t begin,
-                  std::int64_t end, float* tile) {
-  for (std::int64_t c = begin; c < end; ++c, tile += kLanes) {
-    const float* const source = matrix + c * rows + first;
-    for (std::int64_t r = 0; r < valid; ++r) tile[r] = source[r];
-    for (std::int64_t r = valid; r < kLanes; ++r) tile[r] = source[0];
-  }
-}
-
-// Fits the group that starts at `position` for one row tile, from the tile itself where it reaches
-// (fresh), or from the stored weights (stale, and columns behind the block).
-void fit_group(Sweep& sweep, const float* tile, std::int64_t block_begin, std::int64_t block_end, std::int64_t position,
-               std::int64_t first, std::int64_t valid, std::vector<float>& scratch, TileGrid& fitted) {
-  const std::int64_t end = std::min(position + sweep.group, sweep.columns);
-  const float* const stored = sweep.weight_IO.const_data_ptr<float>();
-  if (!sweep.stale && end <= block_end) {
-    fit_tile(tile + (position - block_begin) * kLanes, end - position, sweep.grid, sweep.range, fitted);
-  } else {
-    scratch.resize(static_cast<size_t>((end - position) * kLanes));
-    load_columns(stored, sweep.rows, first, valid, position, end, scratch.data());
-    fit_tile(scratch.data(), end - position, sweep.grid, sweep.range, fitted);
-  }
+void fit_group(Sweep& sweep, std::int64_t t, std::int64_t position, TileGrid& fitted) {
+  const std::int64_t width = std::min(sweep.group, sweep.columns - position);
+  fit_tile(sweep.tile(t) + position * kLanes, width, sweep.grid, sweep.range, fitted);
   const std::int64_t slot = sweep.slot[static_cast<size_t>(position)];
-  float* const scales = sweep.scales_GO.mutable_data_ptr<float>() + slot * sweep.rows + first;
-  float* const zeros = sweep.zeros_GO.mutable_data_ptr<float>() + slot * sweep.rows + first;
-  for (std::int64_t r = 0; r < valid; ++r) {
-    scales[r] = fitted.scale[r];
-    zeros[r] = fitted.zero[r];
-  }
+  std::copy_n(fitted.scale, kLanes, sweep.scales(slot, t));
+  std::copy_n(fitted.zero, kLanes, sweep.zeros(slot, t));
+}
+
+// As the reference: all groups that start in a block, on weights without the block's own errors.
+void fit_stale_groups(Sweep& sweep, std::int64_t t, std::int64_t begin) {
+  if (begin % sweep.stale_block != 0) return;
+  const std::int64_t end = std::min(begin + sweep.stale_block, sweep.columns);
+  TileGrid fitted;
+  for (std::int64_t k = (begin + sweep.group - 1) / sweep.group * sweep.group; k < end; k += sweep.group)
+    fit_group(sweep, t, k, fitted);
 }
 
 struct Scratch {
-  std::vector<float> tile, codes, errors, values, group;
-  explicit Scratch(std::int64_t width)
-      : tile(static_cast<size_t>(width * kLanes)), codes(tile), errors(tile), values(tile) {}
+  std::vector<float> errors, codes;
+  Scratch() : errors(static_cast<size_t>(kBlock * kLanes)), codes(errors) {}
 };
 
-// One row tile through the columns [begin, end). Writes codes and errors [end - begin, O]; returns
-// sum e^2.
-double sweep_tile(Sweep& sweep, std::int64_t begin, std::int64_t end, std::int64_t first,
-                                     std::int64_t valid, float* errors_BO, Scratch& scratch) {
-  const std::int64_t width = end - begin;
-  load_columns(sweep.weight_IO.const_data_ptr<float>(), sweep.rows, first, valid, begin, end, scratch.tile.data());
-  const float* const upper = sweep.upper_II.const_data_ptr<float>() + begin * sweep.columns + begin;
-  TileGrid tile_grid;
-  for (std::int64_t j = begin; j < end;) {
-    const bool starts = sweep.dynamic && j % sweep.group == 0;
-    // A run of columns that share parameters: to the next group start, or the next change of slot.
-    std::int64_t stop = j + 1;
-    const std::int64_t slot = sweep.slot[static_cast<size_t>(j)];
-    while (stop < end && sweep.slot[static_cast<size_t>(stop)] == slot && !(sweep.dynamic && stop % sweep.group == 0)) ++stop;
-    if (starts) {
-      fit_group(sweep, scratch.tile.data(), begin, end, j, first, valid, scratch.group, tile_grid);
-    } else {
-      const std::int64_t at = slot * sweep.rows + first;
-      tile_grid_from_params(sweep.scales_GO.const_data_ptr<float>() + at, sweep.zeros_GO.const_data_ptr<float>() + at, 1,
-                            valid, sweep.grid, tile_grid);
-    }
-    feed_back_errors(scratch.tile.data(), width, j - begin, stop - j, upper, sweep.columns, tile_grid, scratch.codes.data(),
-                     scratch.errors.data(), scratch.values.data());
-    j = stop;
-  }
-  std::uint8_t* const codes = sweep.codes_IO.mutable_data_ptr<std::uint8_t>();
-  double squares = 0;
-  for (std::int64_t c = 0; c < width; ++c) {
-    const float* const code = scratch.codes.data() + c * kLanes;
-    const float* const error = scratch.errors.data() + c * kLanes;
-    for (std::int64_t r = 0; r < valid; ++r) {
-      codes[(begin + c) * sweep.rows + first + r] = static_cast<std::uint8_t>(code[r]);
-      errors_BO[c * sweep.rows + first + r] = error[r];
-      squares += static_cast<double>(error[r]) * error[r];
-    }
-  }
-  return squares;
+// The end of the columns from `at` on that can be rounded with one TileGrid.
+std::int64_t end_of_run(const Sweep& sweep, std::int64_t at, std::int64_t limit) {
+  const std::int64_t slot = sweep.slot[static_cast<size_t>(at)];
+  std::int64_t end = at + 1;
+  while (end < limit && sweep.slot[static_cast<size_t>(end)] == slot) ++end;
+  return end;
 }
 
-void run(Sweep& sweep, std::int64_t block_size) {
-  std::int64_t begin = 0;
-  for (const std::int64_t end : block_ends(sweep, block_size)) {
-    at::Tensor errors_BO = at::empty({end - begin, sweep.rows}, at::kFloat);
-    float* const errors = errors_BO.mutable_data_ptr<float>();
-    const std::int64_t tiles = (sweep.rows + kLanes - 1) / kLanes;
-    std::vector<double> squares(static_cast<size_t>(tiles));
-    at::parallel_for(0, tiles, 1, [&](std::int64_t from, std::int64_t to) {
-      Scratch scratch(end - begin);
-      for (std::int64_t t = from; t < to; ++t) {
-        const std::int64_t first = t * kLanes;
-        squares[static_cast<size_t>(t)] =
-            sweep_tile(sweep, begin, end, first, std::min(kLanes, sweep.rows - first), errors, scratch);
+// Rounds one block of a tile, updating the rest of the block. Errors and codes go to scratch.
+void round_block(Sweep& sweep, std::int64_t t, Span block, Scratch& scratch) {
+  float* const tile = sweep.tile(t);
+  const float* const upper = sweep.upper_II.const_data_ptr<float>();
+  const bool fresh = sweep.dynamic && sweep.stale_block == 0;
+  alignas(64) float squares[kLanes] = {};
+  if (sweep.dynamic && !fresh) fit_stale_groups(sweep, t, block.begin);
+  TileGrid grid;
+  std::int64_t run_end = block.begin;
+  for (std::int64_t begin = block.begin; begin < block.end;) {
+    std::int64_t end = std::min(begin + kStrip, block.end);
+    if (fresh) end = std::min(end, (begin / sweep.group + 1) * sweep.group);
+    for (std::int64_t k = begin; k < end; ++k) {
+      if (k == run_end) {
+        const std::int64_t slot = sweep.slot[static_cast<size_t>(k)];
+        if (fresh && k % sweep.group == 0)
+          fit_group(sweep, t, k, grid);
+        else
+          load_tile_grid(sweep.scales(slot, t), sweep.zeros(slot, t), sweep.grid, grid);
+        run_end = end_of_run(sweep, k, block.end);
       }
-    });
-    for (double value : squares) sweep.squared_error += value;
-    if (end < sweep.columns) {
-      at::Tensor behind = sweep.weight_IO.narrow(0, end, sweep.columns - end);
-      const at::Tensor panel = sweep.upper_II.narrow(0, begin, end - begin).narrow(1, end, sweep.columns - end);
-      behind.addmm_(panel.t(), errors_BO, 1, -1);
+      const float* const row = upper + k * sweep.columns;
+      float* const error = scratch.errors.data() + (k - block.begin) * kLanes;
+      round_column(tile + k * kLanes, row[k], grid, scratch.codes.data() + (k - block.begin) * kLanes, error, squares);
+      subtract_products(tile + (k + 1) * kLanes, end - k - 1, error, 1, row + k + 1, sweep.columns);
     }
+    subtract_products(tile + end * kLanes, block.end - end, scratch.errors.data() + (begin - block.begin) * kLanes,
+                      end - begin, upper + begin * sweep.columns + end, sweep.columns);
     begin = end;
   }
+  const std::int64_t valid = std::min(kLanes, sweep.rows - t * kLanes);
+  for (std::int64_t lane = 0; lane < valid; ++lane) sweep.squared_errors[static_cast<size_t>(t)] += squares[lane];
 }
 
-// Group of each sweep position. Natural groups, except act_order desc with groups fitted on the way:
-// those follow the sweep, and need an index.
-std::vector<std::int64_t> slots(const at::Tensor& perm, std::int64_t columns, std::int64_t group, bool natural) {
-  std::vector<std::int64_t> slot(static_cast<size_t>(columns));
-  for (std::int64_t k = 0; k < columns; ++k)
-    slot[static_cast<size_t>(k)] = (natural && perm.defined() ? perm.const_data_ptr<std::int64_t>()[k] : k) / group;
-  return slot;
+void store_codes(Sweep& sweep, std::int64_t t, Span block, const float* codes) {
+  std::uint8_t* const out = sweep.codes_OI.mutable_data_ptr<std::uint8_t>();
+  const std::int64_t valid = std::min(kLanes, sweep.rows - t * kLanes);
+  for (std::int64_t lane = 0; lane < valid; ++lane) {
+    std::uint8_t* const row = out + (t * kLanes + lane) * sweep.columns;
+    for (std::int64_t k = block.begin; k < block.end; ++k)
+      row[sweep.column[static_cast<size_t>(k)]] = static_cast<std::uint8_t>(codes[(k - block.begin) * kLanes + lane]);
+  }
+}
+
+void run(Sweep& sweep) {
+  at::Tensor packed = at::empty({kBlock, sweep.columns}, at::kFloat);
+  float* const panels = packed.mutable_data_ptr<float>();
+  const float* const upper = sweep.upper_II.const_data_ptr<float>();
+  for (const Span block : blocks(sweep)) {
+    const std::int64_t depth = block.end - block.begin, behind = sweep.columns - block.end;
+    // One panel of U after the other, shared by all tiles.
+    at::parallel_for(0, (behind + kPanelColumns - 1) / kPanelColumns, 16, [&](std::int64_t from, std::int64_t to) {
+      for (std::int64_t p = from; p < to; ++p) {
+        const std::int64_t first = p * kPanelColumns, width = std::min(kPanelColumns, behind - first);
+        pack_panel(upper + block.begin * sweep.columns + block.end + first, sweep.columns, width, depth, panels + first * depth);
+      }
+    });
+    at::parallel_for(0, sweep.tiles, 1, [&](std::int64_t from, std::int64_t to) {
+      Scratch scratch;
+      for (std::int64_t t = from; t < to; ++t) {
+        round_block(sweep, t, block, scratch);
+        store_codes(sweep, t, block, scratch.codes.data());
+        float* const rest = sweep.tile(t) + block.end * kLanes;
+        for (std::int64_t first = 0; first < behind; first += kPanelColumns) {
+          const std::int64_t width = std::min(kPanelColumns, behind - first);
+          subtract_products(rest + first * kLanes, width, scratch.errors.data(), depth, panels + first * depth, width);
+        }
+      }
+    });
+  }
+}
+
+// The weight as tiles in sweep order; dead columns are 0, lanes behind the last row repeat it.
+void load_weights(Sweep& sweep, const at::Tensor& weight_OI, const at::Tensor& dead) {
+  const float* const weight = weight_OI.const_data_ptr<float>();
+  std::vector<float> kept(static_cast<size_t>(sweep.columns), 1.0f);
+  if (dead.defined())
+    for (std::int64_t k = 0; k < sweep.columns; ++k)
+      if (dead.const_data_ptr<bool>()[sweep.column[static_cast<size_t>(k)]]) kept[static_cast<size_t>(k)] = 0;
+  at::parallel_for(0, sweep.tiles, 1, [&](std::int64_t from, std::int64_t to) {
+    for (std::int64_t t = from; t < to; ++t) {
+      float* const tile = sweep.tile(t);
+      for (std::int64_t begin = 0; begin < sweep.columns; begin += kStrip)
+        for (std::int64_t lane = 0; lane < kLanes; ++lane) {
+          const float* const row = weight + std::min(t * kLanes + lane, sweep.rows - 1) * sweep.columns;
+          for (std::int64_t k = begin; k < std::min(begin + kStrip, sweep.columns); ++k)
+            tile[k * kLanes + lane] = row[sweep.column[static_cast<size_t>(k)]] * kept[static_cast<size_t>(k)];
+        }
+    }
+  });
+}
+
+Sweep make_sweep(const at::Tensor& weight_OI, const HessianFactor& factor, const Grid& grid, const Range& range,
+                 const Rounding& rounding) {
+  Sweep sweep;
+  sweep.grid = grid;
+  sweep.range = range;
+  sweep.rows = weight_OI.size(0);
+  sweep.columns = weight_OI.size(1);
+  sweep.tiles = (sweep.rows + kLanes - 1) / kLanes;
+  sweep.group = grid.columns_per_group(sweep.columns);
+  sweep.dynamic = grid.granularity == Granularity::group && !rounding.static_groups;
+  sweep.stale_block = rounding.group_fit == GroupFit::stale ? rounding.block_size : 0;
+  const at::Tensor perm = (factor.perm.defined() ? factor.perm : at::arange(sweep.columns)).cpu().contiguous();
+  sweep.column.assign(perm.const_data_ptr<std::int64_t>(), perm.const_data_ptr<std::int64_t>() + sweep.columns);
+  // Groups are the natural ones, except with act_order desc and groups fitted on the way: those follow
+  // the sweep.
+  const bool natural = !sweep.dynamic || rounding.act_order != ActOrder::desc;
+  for (std::int64_t k = 0; k < sweep.columns; ++k)
+    sweep.slot.push_back((natural ? sweep.column[static_cast<size_t>(k)] : k) / sweep.group);
+  const std::int64_t groups = grid.num_groups(sweep.columns);
+  sweep.scales_GO = at::ones({groups, sweep.tiles * kLanes}, at::kFloat);
+  sweep.zeros_GO = at::zeros_like(sweep.scales_GO);
+  if (!sweep.dynamic) {
+    // Fitted on the weights as they are, before dead columns are cleared, as the reference does.
+    const GridParams params = fit_grid(weight_OI, grid, range);
+    sweep.scales_GO.narrow(1, 0, sweep.rows).copy_(params.scales_OG.t());
+    sweep.zeros_GO.narrow(1, 0, sweep.rows).copy_(params.zeros_OG.t());
+  }
+  sweep.weights = at::empty({sweep.tiles, sweep.columns, kLanes}, at::kFloat);
+  load_weights(sweep, weight_OI, factor.dead.defined() ? factor.dead.cpu() : factor.dead);
+  sweep.codes_OI = at::empty({sweep.rows, sweep.columns}, at::kByte);
+  sweep.upper_II = factor.upper_II.cpu().contiguous();
+  sweep.squared_errors.resize(static_cast<size_t>(sweep.tiles));
+  return sweep;
+}
+
+// tr(dW H dW^T) from sum e^2 = tr(dW (H + damp I) dW^T), which holds since dW = E U; NaN where too
+// little of the sum would be left, or a dead column has an error (on grids without 0).
+double undamped_loss(double squared_error, const at::Tensor& change_OI, const HessianFactor& factor, const Grid& grid) {
+  const bool dead = factor.dead.defined();
+  if (dead && grid.convention == GridConvention::awq) return std::numeric_limits<double>::quiet_NaN();
+  const at::Tensor counted = dead ? change_OI.masked_fill(factor.dead.to(change_OI.device()), 0) : change_OI;
+  const double norm = counted.norm().item<double>(), damping = factor.damp * norm * norm;
+  return damping < 0.9 * squared_error || squared_error == 0 ? squared_error - damping
+                                                             : std::numeric_limits<double>::quiet_NaN();
 }
 
 }  // namespace
@@ -162,55 +238,25 @@ QuantizedLinear round_error_feedback(const LinearProblem& problem, const Grid& g
   const at::Device device = problem.weight_OI.device();
   const std::int64_t rows = problem.weight_OI.size(0), columns = problem.weight_OI.size(1);
   const HessianFactor& factor = problem.hessian->factor(rounding, grid.columns_per_group(columns));
-  const at::Tensor original = problem.weight_OI.to(at::kCPU, at::kFloat).contiguous();
-  const at::Tensor perm = factor.perm.defined() ? factor.perm.cpu() : factor.perm;
-
-  Sweep sweep;
-  sweep.grid = grid;
-  sweep.range = range;
-  sweep.rows = rows;
-  sweep.columns = columns;
-  sweep.group = grid.columns_per_group(columns);
-  const bool grouped = grid.granularity == Granularity::group;
-  sweep.dynamic = grouped && !rounding.static_groups;
-  sweep.stale = rounding.group_fit == GroupFit::stale;
-  const bool natural = !sweep.dynamic || rounding.act_order != ActOrder::desc;
-  sweep.slot = slots(perm, columns, sweep.group, natural);
-  // Parameters that do not change on the way are fitted on the weights as they are, before dead
-  // columns are cleared, as the reference does.
-  const std::int64_t groups = grid.num_groups(columns);
-  if (sweep.dynamic) {
-    sweep.scales_GO = at::empty({groups, rows}, at::kFloat);
-    sweep.zeros_GO = at::empty({groups, rows}, at::kFloat);
-  } else {
-    const GridParams params = fit_grid(original, grid, range);
-    sweep.scales_GO = params.scales_OG.t().contiguous();
-    sweep.zeros_GO = params.zeros_OG.t().contiguous();
-  }
-  at::Tensor weight = original;
-  if (factor.dead.defined()) weight = weight.masked_fill(factor.dead.cpu(), 0);
-  if (perm.defined()) weight = weight.index_select(1, perm);
-  sweep.weight_IO = weight.t().contiguous();
-  sweep.codes_IO = at::empty({columns, rows}, at::kByte);
-  sweep.upper_II = factor.upper_II.cpu().contiguous();
-  run(sweep, rounding.block_size);
+  const at::Tensor weight = problem.weight_OI.to(at::kCPU, at::kFloat).contiguous();
+  Sweep sweep = make_sweep(weight, factor, grid, range, rounding);
+  run(sweep);
 
   QuantizedLinear result;
   result.grid = grid;
-  at::Tensor codes = sweep.codes_IO.t().contiguous();
-  if (perm.defined()) codes = codes.index_select(1, perm.argsort());
-  result.codes_OI = codes.to(device);
-  result.params = {sweep.scales_GO.t().contiguous().to(device), sweep.zeros_GO.t().contiguous().to(device)};
-  if (!natural) {
+  result.codes_OI = sweep.codes_OI.to(device);
+  result.params = {sweep.scales_GO.narrow(1, 0, rows).t().contiguous().to(device),
+                   sweep.zeros_GO.narrow(1, 0, rows).t().contiguous().to(device)};
+  if (sweep.dynamic && rounding.act_order == ActOrder::desc) {
     at::Tensor index = at::empty({columns}, at::kLong);
-    index.index_copy_(0, perm, at::tensor(sweep.slot, at::kLong));
+    for (std::int64_t k = 0; k < columns; ++k)
+      index.mutable_data_ptr<std::int64_t>()[sweep.column[static_cast<size_t>(k)]] = sweep.slot[static_cast<size_t>(k)];
     result.group_of_column = index.to(device);
   }
   result.events = factor.events;
-  // dW = E U, so sum e^2 = tr(dW (H + damp I) dW^T); dead columns count nothing in H.
-  at::Tensor change = dequantize(result, at::kFloat).cpu() - original;
-  if (factor.dead.defined()) change = change.masked_fill(factor.dead.cpu(), 0);
-  result.loss = std::max(0.0, sweep.squared_error - factor.damp * change.to(at::kDouble).square().sum().item<double>());
+  double squared_error = 0;
+  for (const double value : sweep.squared_errors) squared_error += value;
+  result.loss = undamped_loss(squared_error, dequantize(result, at::kFloat) - problem.weight_OI, factor, grid);
   return result;
 }
 
