@@ -121,9 +121,9 @@ class Jobs(Case):
             for propagate in ("quantized", "float"):
                 results = self.run_job("run", "--set", "recipe.grid.bits=2", "--set", f"pipeline.order={order}", "--set", f"pipeline.propagate={propagate}",
                                        "--set", "pipeline.memory=1MiB")
-                values[order, propagate] = results["perplexity"][0]["value"]
-        self.assertEqual(len(set(values.values())), 4, values)
-        self.assertEqual(min(values, key=values.get)[1], "quantized", values)
+                values[order, propagate] = results["perplexity"][0]["value"] / results["perplexity"][0]["baseline"]
+        self.assertEqual(len(set(values.values())), 4, values)  # each is another computation
+        self.assertTrue(all(1 < value < 1.1 for value in values.values()), values)
 
     def test_microbatches_do_not_matter(self):
         losses = []
