@@ -34,10 +34,7 @@ nlohmann::ordered_json& ConfigDumper::here() {
 }
 
 void ConfigDumper::line(const char* key, const std::string& value, const char* help) {
-  size_t depth = 0;
-  for (const std::string& part : path_) depth += part == "-" ? 0 : 1;
-  for (const std::string& part : path_) depth += part == "-" ? 1 : 0;
-  std::string text(2 * depth, ' ');
+  std::string text(2 * path_.size(), ' ');
   if (item_start_) text.replace(text.size() - 2, 2, "- ");
   item_start_ = false;
   text += std::string(key) + ":" + (value.empty() ? "" : " " + value);

@@ -27,11 +27,13 @@ class JsonTokenizer : public Tokenizer {
     std::vector<std::int64_t> ids;
     if (special) ids = frame_.before;
     const std::string clean = is_valid_utf8(text) ? std::string() : valid_utf8(text);
+    bool at_start = true;
     for (const auto& piece : added_.split(clean.empty() ? text : clean, /*normalized=*/false)) {
       if (piece.token != nullptr)
         ids.push_back(piece.token->id);
       else
-        encode_plain(normalize_(std::string(piece.text)), ids);
+        encode_plain(normalize_(std::string(piece.text)), at_start, ids);
+      at_start = false;
     }
     if (special) ids.insert(ids.end(), frame_.after.begin(), frame_.after.end());
     return ids;
@@ -83,13 +85,14 @@ class JsonTokenizer : public Tokenizer {
     return found == bpe_.vocab.end() ? std::nullopt : std::optional<std::int64_t>(found->second);
   }
 
-  void encode_plain(const std::string& text, std::vector<std::int64_t>& ids) const {
+  void encode_plain(const std::string& text, bool at_start, std::vector<std::int64_t>& ids) const {
     for (const auto& piece : added_.split(text, /*normalized=*/true)) {
       if (piece.token != nullptr) {
         ids.push_back(piece.token->id);
-        continue;
+      } else {
+        for (const std::string& word : pre_tokenize_({std::string(piece.text)}, at_start)) encode_word(word, ids);
       }
-      for (const std::string& word : pre_tokenize_({std::string(piece.text)})) encode_word(word, ids);
+      at_start = false;
     }
   }
 

@@ -78,7 +78,7 @@ PreTokenizer make_split(std::function<std::vector<std::pair<size_t, size_t>>(std
                         const std::string& behavior, const std::string& where) {
   if (behavior != "Isolated" && behavior != "Removed" && behavior != "MergedWithPrevious" && behavior != "MergedWithNext")
     unknown_part("split behavior", behavior, where);
-  return [find = std::move(find), behavior](std::vector<std::string> pieces) {
+  return [find = std::move(find), behavior](std::vector<std::string> pieces, bool) {
     std::vector<std::string> out;
     for (const std::string& piece : pieces) {
       size_t at = 0;
@@ -129,11 +129,11 @@ PreTokenizer make_byte_level(const Json& description, const std::string& where) 
   PreTokenizer split;
   if (flag_member(description, "use_regex", true))
     split = make_split([regex = Regex(kGpt2, where)](std::string_view t) { return regex.matches(t); }, "Isolated", where);
-  return [split, prefix = flag_member(description, "add_prefix_space", true)](std::vector<std::string> pieces) {
+  return [split, prefix = flag_member(description, "add_prefix_space", true)](std::vector<std::string> pieces, bool at_start) {
     if (prefix)
       for (std::string& piece : pieces)
         if (!piece.empty() && piece[0] != ' ') piece.insert(0, 1, ' ');
-    if (split) pieces = split(std::move(pieces));
+    if (split) pieces = split(std::move(pieces), at_start);
     for (std::string& piece : pieces) {
       std::string mapped;
       for (const char c : piece) mapped += byte_characters()[static_cast<unsigned char>(c)];
@@ -152,16 +152,17 @@ std::string prepend_scheme(const Json& description) {
 // Spaces become `replacement`, which also stands before the text; split = a piece per word.
 PreTokenizer make_metaspace(const Json& description, const std::string& where) {
   const std::string mark = text_member(description, "replacement", where), scheme = prepend_scheme(description);
-  if (scheme != "always" && scheme != "never") unknown_part("prepend_scheme", scheme, where);
+  if (scheme != "always" && scheme != "never" && scheme != "first") unknown_part("prepend_scheme", scheme, where);
   PreTokenizer split;
   if (flag_member(description, "split", true))
     split = make_split(make_pattern(Json{{"String", mark}}, where), "MergedWithNext", where);
-  return [=](std::vector<std::string> pieces) {
-    for (std::string& piece : pieces) {
-      piece = replace_all(piece, " ", mark);
-      if (scheme == "always" && piece.compare(0, mark.size(), mark) != 0) piece = mark + piece;
+  return [=](std::vector<std::string> pieces, bool at_start) {
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      pieces[i] = replace_all(pieces[i], " ", mark);
+      const bool prefixed = scheme == "always" || (scheme == "first" && i == 0 && at_start);
+      if (prefixed && pieces[i].compare(0, mark.size(), mark) != 0) pieces[i] = mark + pieces[i];
     }
-    return split ? split(std::move(pieces)) : pieces;
+    return split ? split(std::move(pieces), at_start) : pieces;
   };
 }
 
@@ -260,7 +261,7 @@ Normalizer make_normalizer(const Json& description, const std::string& where) {
 }
 
 PreTokenizer make_pre_tokenizer(const Json& description, const std::string& where) {
-  if (description.is_null()) return [](std::vector<std::string> pieces) { return pieces; };
+  if (description.is_null()) return [](std::vector<std::string> pieces, bool) { return pieces; };
   const std::string type = text_member(description, "type", where);
   if (type == "ByteLevel") return make_byte_level(description, where);
   if (type == "Digits") return make_digits(flag_member(description, "individual_digits", false));
@@ -271,8 +272,8 @@ PreTokenizer make_pre_tokenizer(const Json& description, const std::string& wher
   }
   if (type == "Sequence") {
     return [parts = make_sequence<PreTokenizer>(member(description, "pretokenizers", where), make_pre_tokenizer, where)](
-               std::vector<std::string> pieces) {
-      for (const PreTokenizer& part : parts) pieces = part(std::move(pieces));
+               std::vector<std::string> pieces, bool at_start) {
+      for (const PreTokenizer& part : parts) pieces = part(std::move(pieces), at_start);
       return pieces;
     };
   }

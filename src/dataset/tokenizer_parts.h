@@ -12,8 +12,8 @@ namespace miq::dataset {
 
 /// text -> text
 using Normalizer = std::function<std::string(const std::string&)>;
-/// pieces -> pieces, on valid UTF-8
-using PreTokenizer = std::function<std::vector<std::string>(std::vector<std::string>)>;
+/// pieces -> pieces, on valid UTF-8; `at_start`: the first piece begins the whole text
+using PreTokenizer = std::function<std::vector<std::string>(std::vector<std::string>, bool at_start)>;
 /// token texts -> token texts; joined at the end
 using Decoder = std::function<std::vector<std::string>(std::vector<std::string>)>;
 

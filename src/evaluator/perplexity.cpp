@@ -12,6 +12,8 @@ namespace {
 
 // Tokens that go through a block at once: enough for full matrix speed, small beside a model.
 constexpr std::int64_t kBatchTokens = 8192;
+// Residual streams of windows that go through the blocks together.
+constexpr std::int64_t kHiddenBytes = std::int64_t{1} << 30;
 // Rows of logits made at once.
 constexpr std::int64_t kLogitRows = 512;
 
@@ -55,47 +57,72 @@ void visit_fields(FieldVisitor& v, PerplexityConfig& config) {
   v.integer("windows", config.windows, 0, INT64_MAX, "the first so many; 0 = all");
 }
 
+namespace {
+
+// Mean losses of `windows`, which go through one block together before the next is touched: a model
+// whose blocks are not held is read once for all of them.
+std::vector<double> mean_losses(model::LanguageModel& model, const at::Tensor& ids, const std::vector<Window>& windows,
+                                Progress& progress) {
+  struct Batch {
+    size_t begin, end;  // of windows, all of one length
+    at::Tensor hidden;
+  };
+  std::vector<Batch> batches;
+  std::int64_t longest = 0;
+  for (size_t w = 0; w < windows.size();) {
+    const auto per_batch = static_cast<size_t>(std::max<std::int64_t>(1, kBatchTokens / windows[w].length));
+    Batch batch{w, w, {}};
+    std::vector<at::Tensor> rows;
+    for (; batch.end < windows.size() && batch.end - w < per_batch && windows[batch.end].length == windows[w].length; ++batch.end)
+      rows.push_back(ids.narrow(0, windows[batch.end].begin, windows[batch.end].length));
+    batch.hidden = model.embed(at::stack(rows));
+    longest = std::max(longest, windows[w].length);
+    w = batch.end;
+    batches.push_back(std::move(batch));
+  }
+  const model::RopeTable& rope = model.rope(longest);
+  model.for_each_block([&](model::Block& block) {
+    for (Batch& batch : batches) batch.hidden = block.forward(batch.hidden, model.compute_dtype(), rope);
+    progress.advance();
+  });
+  std::vector<double> losses;
+  for (Batch& batch : batches) {
+    for (size_t w = batch.begin; w < batch.end; ++w) {
+      const at::Tensor tokens = ids.narrow(0, windows[w].begin, windows[w].length);
+      const double loss = window_loss(model, batch.hidden[static_cast<std::int64_t>(w - batch.begin)], tokens);
+      losses.push_back(loss / static_cast<double>(windows[w].length - 1));
+    }
+    batch.hidden = at::Tensor();
+  }
+  progress.advance();
+  return losses;
+}
+
+}  // namespace
+
 Perplexity perplexity(model::LanguageModel& model, const at::Tensor& ids, const PerplexityConfig& config) {
   const auto start = std::chrono::steady_clock::now();
   const std::vector<Window> windows = cut_windows(ids.size(0), config);
   if (windows.empty())
     throw Error(ErrorKind::config, "the corpus has " + std::to_string(ids.size(0)) + " tokens, not one window of " + std::to_string(config.seqlen),
                 "evaluation.perplexity (" + config.corpus + " " + config.split + ")", "lower seqlen");
-  // All windows go through one block before the next is touched; the last, shorter one by itself.
-  std::vector<at::Tensor> hidden;
-  std::vector<std::pair<size_t, size_t>> batches;
-  for (size_t w = 0; w < windows.size();) {
-    const size_t per_batch = static_cast<size_t>(std::max<std::int64_t>(1, kBatchTokens / config.seqlen));
-    size_t end = w;
-    std::vector<at::Tensor> rows;
-    while (end < windows.size() && end - w < per_batch && windows[end].length == windows[w].length) {
-      rows.push_back(ids.narrow(0, windows[end].begin, windows[end].length));
-      ++end;
-    }
-    hidden.push_back(model.embed(at::stack(rows)));
-    batches.emplace_back(w, end);
-    w = end;
-  }
-  const model::RopeTable& rope = model.rope(config.seqlen);
-  Progress progress("perplexity " + config.corpus, model.architecture().num_layers + 1, "block");
-  model.for_each_block([&](model::Block& block) {
-    for (at::Tensor& state : hidden) state = block.forward(state, model.compute_dtype(), rope);
-    progress.advance();
-  });
+  // As many windows at a time as their residual streams fit into kHiddenBytes.
+  const std::int64_t window_bytes = config.seqlen * model.architecture().hidden_size * 4;
+  const auto group = static_cast<size_t>(std::max<std::int64_t>(1, kHiddenBytes / window_bytes));
+  const auto groups = static_cast<std::int64_t>((windows.size() + group - 1) / group);
+  Progress progress("perplexity " + config.corpus, groups * (model.architecture().num_layers + 1), "block");
   Perplexity result;
   double loss_sum = 0, weight_sum = 0;
-  for (size_t b = 0; b < batches.size(); ++b) {
-    for (size_t w = batches[b].first; w < batches[b].second; ++w) {
-      const Window& window = windows[w];
-      const at::Tensor tokens = ids.narrow(0, window.begin, window.length);
-      const double mean = window_loss(model, hidden[b][static_cast<std::int64_t>(w - batches[b].first)], tokens) / static_cast<double>(window.length - 1);
-      loss_sum += mean * static_cast<double>(window.length);
-      weight_sum += static_cast<double>(window.length);
-      result.tokens += window.length - 1;
+  for (size_t begin = 0; begin < windows.size(); begin += group) {
+    const std::vector<Window> part(windows.begin() + static_cast<std::ptrdiff_t>(begin),
+                                   windows.begin() + static_cast<std::ptrdiff_t>(std::min(begin + group, windows.size())));
+    const std::vector<double> losses = mean_losses(model, ids, part, progress);
+    for (size_t w = 0; w < part.size(); ++w) {
+      loss_sum += losses[w] * static_cast<double>(part[w].length);
+      weight_sum += static_cast<double>(part[w].length);
+      result.tokens += part[w].length - 1;
     }
-    hidden[b] = at::Tensor();
   }
-  progress.advance();
   result.value = std::exp(loss_sum / weight_sum);
   result.windows = static_cast<std::int64_t>(windows.size());
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

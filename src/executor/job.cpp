@@ -66,6 +66,9 @@ struct Job {
     } else if (config.export_ && quantizes()) {
       throw Error(ErrorKind::config, "export needs a folder", "output", "set output, or give --output DIR");
     }
+    std::error_code differs;
+    if (config.export_ && quantizes() && fs::equivalent(config.model.path, fs::path(config.output) / "model", differs))
+      throw Error(ErrorKind::config, "the export would replace the model it is made from", config.model.path, "choose another output");
     const at::Device device = parse_device(config.device);
     model = model::LanguageModel::open(config.model.path, config.model.architecture, at::kFloat, device);
     model->set_compute_dtype(model::resolve_compute_dtype(config.model.dtype, model->architecture(), device));

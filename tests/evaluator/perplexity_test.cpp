@@ -1,0 +1,66 @@
+// Both protocols against their definitions, on the embedded model.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "miq/core/error.h"
+#include "miq/dataset/corpus.h"
+#include "miq/evaluator/perplexity.h"
+
+namespace miq::evaluator {
+namespace {
+
+const char* const kTiny = "tests/fixtures/tiny-llama";
+
+class PerplexityOfTiny : public testing::Test {
+ protected:
+  void SetUp() override {
+    ids_ = dataset::tokenize(dataset::load_corpus(std::string(kTiny) + "/heldout.txt", "", ""), *dataset::load_tokenizer(kTiny)).narrow(0, 0, 700);
+  }
+
+  // Mean loss of one window, straight from the logits.
+  double window_loss(std::int64_t begin, std::int64_t length) {
+    const at::Tensor window = ids_.narrow(0, begin, length);
+    const at::Tensor logits = model_.forward(window.unsqueeze(0)).squeeze(0).to(at::kDouble).log_softmax(1);
+    return -logits.narrow(0, 0, length - 1).gather(1, window.narrow(0, 1, length - 1).unsqueeze(1)).mean().item<double>();
+  }
+
+  model::LanguageModel model_ = model::LanguageModel::open(kTiny, "auto", at::kFloat, at::kCPU);
+  at::Tensor ids_;
+};
+
+TEST_F(PerplexityOfTiny, GptqProtocolTakesFullWindows) {
+  PerplexityConfig config;
+  config.seqlen = 200;
+  const Perplexity result = perplexity(model_, ids_, config);  // blocks one by one from the file
+  model_.hold_blocks();
+  EXPECT_EQ(result.windows, 3);
+  EXPECT_EQ(result.tokens, 3 * 199);
+  EXPECT_NEAR(result.value, std::exp((window_loss(0, 200) + window_loss(200, 200) + window_loss(400, 200)) / 3), 1e-4);
+  EXPECT_NEAR(perplexity(model_, ids_, config).value, result.value, 1e-6);
+  config.windows = 1;
+  EXPECT_NEAR(perplexity(model_, ids_, config).value, std::exp(window_loss(0, 200)), 1e-4);
+}
+
+TEST_F(PerplexityOfTiny, MiProtocolWeighsTheLastWindowByItsTokens) {
+  model_.hold_blocks();
+  PerplexityConfig config;
+  config.seqlen = 300;
+  config.protocol = Protocol::mi;
+  const Perplexity result = perplexity(model_, ids_, config);
+  EXPECT_EQ(result.windows, 3);
+  const double expected = (300 * window_loss(0, 300) + 300 * window_loss(300, 300) + 100 * window_loss(600, 100)) / 700;
+  EXPECT_NEAR(result.value, std::exp(expected), 1e-4);
+}
+
+TEST_F(PerplexityOfTiny, TooShortATextIsRefused) {
+  PerplexityConfig config;
+  config.seqlen = 701;
+  EXPECT_THROW(perplexity(model_, ids_, config), Error);
+  config.protocol = Protocol::mi;
+  EXPECT_EQ(perplexity(model_, ids_, config).windows, 1);
+  EXPECT_THROW(perplexity(model_, ids_.narrow(0, 0, 1), config), Error);
+}
+
+}  // namespace
+}  // namespace miq::evaluator
