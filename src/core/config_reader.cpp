@@ -29,8 +29,8 @@ std::string number_text(double value) {
 
 }  // namespace
 
-ConfigReader::ConfigReader(const ConfigSource& source, YAML::Node node, std::string path)
-    : source_(&source), node_(std::move(node)), path_(std::move(path)) {
+ConfigReader::ConfigReader(const ConfigSource& source, const YAML::Node& node, std::string path)
+    : source_(&source), node_(node), path_(std::move(path)) {
   if (!node_.IsMap()) throw Error(ErrorKind::config, "expected keys with values, found " + kind_of(node_), where());
   std::set<std::string> seen;
   for (const auto& entry : node_) {

@@ -33,7 +33,7 @@ std::string format_fixed(double value, int decimals) {
 
 std::string format_seconds(double seconds) {
   if (seconds < 60) return format_fixed(seconds, 1) + " s";
-  const auto whole = static_cast<std::int64_t>(seconds + 0.5);
+  const std::int64_t whole = std::llround(seconds);
   char text[64];
   if (whole < 3600)
     std::snprintf(text, sizeof text, "%dm %02ds", static_cast<int>(whole / 60), static_cast<int>(whole % 60));

@@ -67,7 +67,7 @@ class ConfigSource {
   /// Applies `key.path=value` (value: YAML; list elements by index). @throws Error{config}
   void set(const std::string& assignment);
   /// Replaces the tree, for example by a translation of it.
-  void replace(YAML::Node root) { root_ = std::move(root); }
+  void replace(const YAML::Node& root) { root_.reset(root); }
   const YAML::Node& root() const { return root_; }
   const std::string& name() const { return name_; }
   /// "a.yaml:3:7 recipe.grid.bits", or the --set that gave the value.
@@ -83,7 +83,7 @@ class ConfigSource {
 class ConfigReader : public FieldVisitor {
  public:
   explicit ConfigReader(const ConfigSource& source) : ConfigReader(source, source.root(), "") {}
-  ConfigReader(const ConfigSource& source, YAML::Node node, std::string path);
+  ConfigReader(const ConfigSource& source, const YAML::Node& node, std::string path);
 
   using FieldVisitor::choice;
   using FieldVisitor::integer;
