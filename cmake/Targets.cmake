@@ -49,8 +49,8 @@ function(miq_program_options target)
   miq_precompile(${target})
 endfunction()
 
-# miq_test(library SOURCES ...): one GoogleTest binary per library. A suite whose name starts
-# with `Golden` carries the ctest label `golden`.
+# miq_test(library SOURCES ...): one GoogleTest binary per library. Suites with `Golden` in their names
+# are a test of their own, with the ctest label `golden`.
 function(miq_test library)
   cmake_parse_arguments(arg "" "" "SOURCES;DEPS" ${ARGN})
   set(target test_${library})
@@ -60,6 +60,14 @@ function(miq_test library)
   miq_program_options(${target})
   add_test(NAME ${library} COMMAND ${target} --gtest_filter=-*Golden* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   set_tests_properties(${library} PROPERTIES LABELS unit)
+  set(golden "")
+  foreach(source ${arg_SOURCES})
+    file(STRINGS ${source} found REGEX "Golden" LIMIT_COUNT 1)
+    list(APPEND golden ${found})
+  endforeach()
+  if(NOT golden)
+    return()
+  endif()
   add_test(NAME ${library}.golden COMMAND ${target} --gtest_filter=*Golden* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   set_tests_properties(${library}.golden PROPERTIES LABELS golden)
 endfunction()

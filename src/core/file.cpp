@@ -1,10 +1,12 @@
 #include "miq/core/file.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 
 #include "miq/core/error.h"
@@ -42,6 +44,21 @@ void sync_folder(const fs::path& folder) {
   if (descriptor < 0) return;
   ::fsync(descriptor);
   ::close(descriptor);
+}
+
+// Removes what runs that were killed left beside `final_path`: partial folders whose process is gone.
+void remove_abandoned(const fs::path& final_path) {
+  const std::string prefix = final_path.filename().string() + ".partial-";
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(final_path.has_parent_path() ? final_path.parent_path() : ".", ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.rfind(prefix, 0) != 0) continue;
+    pid_t process = 0;
+    const char* const end = name.data() + name.size();
+    const auto [stop, problem] = std::from_chars(name.data() + prefix.size(), end, process);
+    const bool is_number = problem == std::errc() && stop == end && process > 0;
+    if (is_number && ::kill(process, 0) != 0 && errno == ESRCH) fs::remove_all(entry.path(), ignored);
+  }
 }
 
 }  // namespace
@@ -101,6 +118,7 @@ StagedFolder::StagedFolder(fs::path final_path) : final_(std::move(final_path)) 
   std::error_code problem;
   fs::create_directories(final_.has_parent_path() ? final_.parent_path() : ".", problem);
   if (problem) throw_system_error("create", final_.parent_path(), problem.value());
+  remove_abandoned(final_);
   fs::remove_all(partial_, problem);
   if (!fs::create_directory(partial_, problem)) throw_system_error("create", partial_, problem ? problem.value() : EEXIST);
 }

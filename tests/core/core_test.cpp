@@ -68,6 +68,16 @@ TEST(StagedFolder, AppearsOnCommitOnly) {
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path() / "a"), fs::directory_iterator()), 1);
 }
 
+TEST(StagedFolder, RemovesWhatKilledProcessesLeft) {
+  const test::TempFolder folder;
+  const fs::path abandoned = folder.path() / "model.partial-2147480000", alive = folder.path() / "model.partial-1";
+  for (const fs::path& path : {abandoned, alive, folder.path() / "model.partial-mine"}) fs::create_directories(path / "x");
+  const StagedFolder staged(folder.path() / "model");
+  EXPECT_FALSE(fs::exists(abandoned));
+  EXPECT_TRUE(fs::exists(alive));
+  EXPECT_TRUE(fs::exists(folder.path() / "model.partial-mine"));
+}
+
 TEST(Text, TablesAlignNumbersToTheRight) {
   EXPECT_EQ(format_table({{"name", "n"}, {"a", "10"}, {"\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4", "7"}}),
             "name    n\n---------\na      10\n\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4\xC3\xA4   7");

@@ -17,7 +17,8 @@ std::string read_file(const std::filesystem::path& path, std::int64_t limit_byte
 void write_file_atomically(const std::filesystem::path& path, std::string_view content);
 
 /// A folder being written. Made as `<final>.partial-<pid>`; commit() renames it to its final name,
-/// replacing a former one; without commit() the destructor removes it.
+/// replacing a former one; without commit() the destructor removes it. What a killed process left of
+/// its own is removed when the next one starts.
 class StagedFolder {
  public:
   explicit StagedFolder(std::filesystem::path final_path);  ///< @throws Error{io}
