@@ -36,7 +36,7 @@ BENCHMARK_CAPTURE(BM_MatrixProduct, bfloat16, at::kBFloat16)->UseRealTime()->Uni
 void BM_Statistics(benchmark::State& state, at::ScalarType dtype) {
   const std::int64_t tokens = 4096, columns = state.range(0);
   const at::Tensor x = normal(tokens, columns).to(dtype);
-  InputStatistics statistics(columns, at::kCPU);
+  InputStatistics statistics(columns, at::kCPU, {.hessian = true});
   for (auto _ : state) statistics.add(x, 2);
   set_rate(state, static_cast<double>(tokens * columns * columns));
 }

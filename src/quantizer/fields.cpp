@@ -4,25 +4,43 @@
 namespace miq::quantizer {
 
 void visit_fields(FieldVisitor& v, Grid& grid) {
-  v.choice<GridType>("type", grid.type, {{"int", GridType::integer}}, "kind of values");
+  v.choice<GridType>("type", grid.type, {{"int", GridType::integer}, {"fp8", GridType::fp8_e4m3}, {"fp8_e4m3", GridType::fp8_e4m3}, {"fp8_e5m2", GridType::fp8_e5m2}}, "kind of values");
   v.integer("bits", grid.bits, 2, 8, "bits per code, 2 .. 8");
   v.flag("symmetric", grid.symmetric, "zero in the middle of the grid; false: a fitted zero point");
   v.choice<Granularity>("granularity", grid.granularity,
-                        {{"group", Granularity::group}, {"channel", Granularity::channel}, {"tensor", Granularity::tensor}},
+                        {{"group", Granularity::group}, {"channel", Granularity::channel}, {"tensor", Granularity::tensor}, {"block", Granularity::block}},
                         "which weights share a scale");
-  if (!v.writes() || grid.granularity == Granularity::group)
-    v.integer("group_size", grid.group_size, 1, INT32_MAX, "columns of a group, with granularity group");
+  if (!v.writes() || grid.granularity == Granularity::group || grid.granularity == Granularity::block)
+    v.integer("group_size", grid.group_size, 1, INT32_MAX, "columns of a group, rows and columns of a block");
   v.choice<GridConvention>("convention", grid.convention,
-                           {{"miq", GridConvention::miq}, {"ist", GridConvention::ist}, {"awq", GridConvention::awq}, {"ct", GridConvention::ct}},
-                           "corner cases as in: miq itself, GPTQ, AWQ, compressed-tensors");
+                           {{"miq", GridConvention::miq}, {"ist", GridConvention::ist}, {"awq", GridConvention::awq}, {"ct", GridConvention::ct},
+                            {"absmax", GridConvention::absmax}, {"spqr", GridConvention::spqr}, {"quip", GridConvention::quip}, {"hqq", GridConvention::hqq}},
+                           "corner cases as in: miq itself, GPTQ, AWQ, compressed-tensors, SmoothQuant, SpQR, QuIP, HQQ");
+  v.flag("real_zeros", grid.real_zeros, "conventions spqr, hqq: zero points need not be whole");
+  v.object("bilevel", grid.bilevel, "scales and zeros are quantized themselves (spqr)");
+}
+
+void visit_fields(FieldVisitor& v, Bilevel& bilevel) {
+  v.integer("scale_bits", bilevel.scale_bits, 0, 8, "bits of a scale; 0: no second level");
+  v.integer("zero_bits", bilevel.zero_bits, 0, 8, "bits of a zero point; 0: no second level");
+  v.integer("rows", bilevel.rows, 1, INT32_MAX, "rows that share a second level");
+  v.flag("zero_symmetric", bilevel.zero_symmetric, "the zero points' second level is symmetric");
 }
 
 void visit_fields(FieldVisitor& v, Range& range) {
-  v.choice<RangeKind>("kind", range.kind, {{"min_max", RangeKind::min_max}, {"mse", RangeKind::mse}}, "how the interval of a group is found");
+  v.choice<RangeKind>("kind", range.kind,
+                      {{"min_max", RangeKind::min_max}, {"mse", RangeKind::mse}, {"awq_clip", RangeKind::awq_clip},
+                       {"percentile", RangeKind::percentile}, {"rms", RangeKind::rms}},
+                      "how the interval of a group is found");
   v.real("norm", range.norm, 0.1, 10, "mse: exponent of the error");
   v.integer("grid", range.grid, 1, 10000, "mse: steps of the interval");
   v.real("maxshrink", range.maxshrink, 0, 1, "mse: share of the steps that is tried");
   v.flag("adjacent_zeros", range.adjacent_zeros, "mse, 2 bits: also try the other whole zero point");
+  v.integer("n_grid", range.n_grid, 1, 10000, "awq_clip: steps of the interval");
+  v.real("max_shrink", range.max_shrink, 0, 1, "awq_clip: share of the steps that is tried");
+  v.text("clip_skip", range.clip_skip, "awq_clip: min_max for linears in whose name this regex is found");
+  v.real("percentile", range.percentile, 50, 100, "percentile: share of the weights inside the interval");
+  v.real("rho", range.rho, 0, 100, "rms: the interval is +- rho root mean squares; 0: searched");
 }
 
 void visit_fields(FieldVisitor& v, Rounding& rounding) {
@@ -37,14 +55,25 @@ void visit_fields(FieldVisitor& v, Rounding& rounding) {
   rounding.kind = names[static_cast<size_t>(kind)];
   v.real("percdamp", rounding.percdamp, 0, 10, "damping, relative to the mean of diag H");
   v.choice<ActOrder>("act_order", rounding.act_order,
-                     {{"false", ActOrder::none}, {"none", ActOrder::none}, {"true", ActOrder::desc}, {"desc", ActOrder::desc}},
-                     "columns by descending diag H, groups along with them");
+                     {{"false", ActOrder::none}, {"none", ActOrder::none}, {"true", ActOrder::desc}, {"desc", ActOrder::desc},
+                      {"reverse", ActOrder::reverse}, {"spearman", ActOrder::spearman}},
+                     "columns by descending diag H, groups along with them; reverse: from the last; spearman: spqr's");
   v.flag("group_aware", rounding.group_aware, "without act_order: that order inside and between groups, which stay as they are");
   v.flag("static_groups", rounding.static_groups, "fit all groups on the original weights");
-  v.integer("block_size", rounding.block_size, 1, 65536, "columns per lazily updated block");
+  v.integer("block_size", rounding.block_size, 1, 65536, "columns per lazily updated block: matters to group_fit stale, and to groups that straddle blocks in spqr");
   v.choice<GroupFit>("group_fit", rounding.group_fit, {{"fresh", GroupFit::fresh}, {"stale", GroupFit::stale}},
                      "weights a group is fitted on: fully updated, or as the GPTQ reference");
-  v.real("damp_auto_increment", rounding.damp_auto_increment, 0, 1, "added to percdamp at each failed Cholesky; 0: give up");
+  v.real("damp_auto_increment", rounding.damp_auto_increment, 0, 1, "added to percdamp at each failed Cholesky; 0: no second try");
+  v.integer("greedy_passes", rounding.greedy_passes, 0, 1000, "error_feedback, greedy: passes of coordinate descent afterwards");
+  v.flag("reference_clamping", rounding.reference_clamping, "clamp weights before and codes only after each pass, as the QuIP reference");
+  v.real("outlier_threshold", rounding.outlier_threshold, 0, 1e9, "spqr: errors above this share of the mean stay exact; 0: no outliers");
+  v.flag("simplified_outliers", rounding.simplified_outliers, "spqr: groups are fitted with their outliers");
+  v.integer("outlier_bits", rounding.outlier_bits, 16, 32, "spqr: outliers as float16 or float32");
+  v.integer("iterations", rounding.iterations, 0, 100000, "hqq: of the solver");
+  v.real("lp_norm", rounding.lp_norm, 0, 1, "hqq: p of |W - Q|^p");
+  v.real("beta", rounding.beta, 0, 1e9, "hqq: weight of the splitting");
+  v.real("kappa", rounding.kappa, 1, 10, "hqq, without early_stop: growth of beta");
+  v.flag("early_stop", rounding.early_stop, "hqq: stop when the error rises");
 }
 
 }  // namespace miq::quantizer

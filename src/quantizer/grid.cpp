@@ -3,7 +3,8 @@
 namespace miq::quantizer {
 
 std::int64_t Grid::columns_per_group(std::int64_t in_features) const {
-  return granularity == Granularity::group ? std::min(group_size, in_features) : in_features;
+  const bool grouped = granularity == Granularity::group || granularity == Granularity::block;
+  return grouped ? std::min(group_size, in_features) : in_features;
 }
 
 std::int64_t Grid::num_groups(std::int64_t in_features) const {
@@ -13,9 +14,23 @@ std::int64_t Grid::num_groups(std::int64_t in_features) const {
 
 double bits_per_weight(const Grid& grid, std::int64_t out_features, std::int64_t in_features) {
   const auto weights = static_cast<double>(out_features * in_features);
-  const auto groups = static_cast<double>(
-      grid.granularity == Granularity::tensor ? 1 : out_features * grid.num_groups(in_features));
-  return grid.bits + groups * (16 + (grid.symmetric ? 0 : grid.bits)) / weights;
+  std::int64_t rows = out_features;  // that have parameters of their own
+  if (grid.granularity == Granularity::tensor) rows = 1;
+  if (grid.granularity == Granularity::block) rows = (out_features + grid.group_size - 1) / grid.group_size;
+  const auto groups = static_cast<double>(rows * grid.num_groups(in_features));
+  if (grid.is_fp8()) return 8 + groups * 16 / weights;
+  const bool no_zeros = grid.symmetric || grid.convention == GridConvention::quip;
+  const int zero_bits = no_zeros ? 0 : grid.real_zeros ? 16 : grid.bits;
+  if (!grid.bilevel.enabled()) return grid.bits + groups * (16 + zero_bits) / weights;
+  const Bilevel& second = grid.bilevel;
+  double per_group = 0, per_second = 0;
+  per_group += second.scale_bits > 0 ? second.scale_bits : 16;
+  if (second.scale_bits > 0) per_second += 32;
+  if (!no_zeros) {
+    per_group += second.zero_bits > 0 ? second.zero_bits : zero_bits;
+    if (second.zero_bits > 0) per_second += 32;
+  }
+  return grid.bits + groups * (per_group + per_second / static_cast<double>(second.rows)) / weights;
 }
 
 }  // namespace miq::quantizer

@@ -1,6 +1,8 @@
 #include "miq/quantizer/linear_problem.h"
 
 #include <cmath>
+#include <limits>
+#include <regex>
 
 #include "miq/core/error.h"
 #include "roundings.h"
@@ -31,7 +33,7 @@ void check(const LinearProblem& problem, const Grid& grid, const Entry& entry) {
   if (problem.weight_OI.dim() != 2 || problem.weight_OI.numel() == 0)
     throw Error(ErrorKind::unsupported, "the weight is not a matrix, or empty");
   if (grid.bits < 2 || grid.bits > 8) throw Error(ErrorKind::config, "bits must lie in 2 .. 8");
-  if (grid.granularity == Granularity::group && grid.group_size < 1)
+  if ((grid.granularity == Granularity::group || grid.granularity == Granularity::block) && grid.group_size < 1)
     throw Error(ErrorKind::config, "group_size must be positive");
   if (entry.needs_hessian && problem.hessian == nullptr)
     throw Error(ErrorKind::internal, std::string("rounding '") + entry.name + "' needs calibration statistics");
@@ -48,11 +50,51 @@ double hessian_loss(const at::Tensor& change_OI, const at::Tensor& hessian_II) {
 
 }  // namespace
 
-QuantizedLinear round_linear(const LinearProblem& problem, const Grid& grid, const Range& range, const Rounding& rounding) {
+namespace {
+
+// Whether awq_clip leaves the linear alone.
+bool skips_clip(const std::string& name, const Range& range) {
+  return range.kind == RangeKind::awq_clip && !range.clip_skip.empty() && std::regex_search(name, std::regex(range.clip_skip));
+}
+
+QuantizedLinear round_or_fall_back(const Entry& entry, const LinearProblem& problem, const Grid& grid, const Range& range, const Rounding& rounding) {
+  try {
+    return entry.round(problem, grid, range, rounding);
+  } catch (const NotPositiveDefinite& error) {
+    Grid plain = grid;
+    plain.bilevel = Bilevel();
+    QuantizedLinear result = round_nearest(problem, plain, range, rounding);
+    result.events.push_back({"fallback_nearest", error.message() + ": rounded to nearest instead"});
+    return result;
+  }
+}
+
+// The rho of an rms range: least loss of the rounding itself on a sample of rows.
+double search_rho(const Entry& entry, const LinearProblem& problem, const Grid& grid, Range range, const Rounding& rounding) {
+  const std::int64_t rows = problem.weight_OI.size(0), step = std::max<std::int64_t>(1, rows / 64);
+  LinearProblem sample = problem;
+  sample.weight_OI = problem.weight_OI.slice(0, 0, rows, step).contiguous();
+  double best_rho = 2.4, least = std::numeric_limits<double>::infinity();
+  for (double rho = 1.4; rho < 4.3; rho += 0.2) {
+    range.rho = rho;
+    const QuantizedLinear result = round_or_fall_back(entry, sample, grid, range, rounding);
+    const double loss = hessian_loss(dequantize(result, at::kFloat) - sample.weight_OI, problem.hessian->matrix());
+    if (loss < least) least = loss, best_rho = rho;
+  }
+  return best_rho;
+}
+
+}  // namespace
+
+QuantizedLinear round_linear(const LinearProblem& problem, const Grid& grid, const Range& given_range, const Rounding& rounding) {
   const Entry& entry = find_rounding(rounding.kind);
   try {
     check(problem, grid, entry);
-    QuantizedLinear result = entry.round(problem, grid, range, rounding);
+    Range range = given_range;
+    if (skips_clip(problem.name, range)) range.kind = RangeKind::min_max;
+    if (range.kind == RangeKind::rms && range.rho == 0)
+      range.rho = problem.hessian != nullptr ? search_rho(entry, problem, grid, range, rounding) : Range().rho;
+    QuantizedLinear result = round_or_fall_back(entry, problem, grid, range, rounding);
     if (!result.params.scales_OG.isfinite().all().item<bool>())
       throw Error(ErrorKind::numeric, "the weights are too large for a float32 scale", "", "the checkpoint is damaged");
     const at::Tensor change = dequantize(result, at::kFloat) - problem.weight_OI;

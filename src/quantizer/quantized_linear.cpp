@@ -1,62 +1,109 @@
 #include "miq/quantizer/quantized_linear.h"
 
-#include <ATen/Parallel.h>
+#include <ATen/ATen.h>
 
 #include <cmath>
+
+#include "miq/quantizer/range.h"
+#include "miq/quantizer/transform.h"
 
 namespace miq::quantizer {
 namespace {
 
-void dequantize_row(const std::uint8_t* codes, const float* scales, const float* zeros, float* out, std::int64_t columns,
-                    std::int64_t columns_per_group) {
-  for (std::int64_t begin = 0, g = 0; begin < columns; begin += columns_per_group, ++g) {
-    const std::int64_t end = std::min(begin + columns_per_group, columns);
-    const float scale = scales[g], zero = zeros[g];
-#pragma omp simd
-    for (std::int64_t c = begin; c < end; ++c) out[c] = scale * (static_cast<float>(codes[c]) - zero);
-  }
+void place_outliers(at::Tensor& weight_OI, const Outliers& outliers) {
+  if (!outliers.defined()) return;
+  const at::Tensor counts = outliers.row_offsets.diff().to(at::kLong);
+  const at::Tensor rows = at::arange(weight_OI.size(0), counts.options()).repeat_interleave(counts);
+  weight_OI.index_put_({rows, outliers.columns.to(at::kLong)}, outliers.values);
 }
 
-// float32 values of natural groups, one pass over the codes.
-at::Tensor dequantize_on_cpu(const QuantizedLinear& linear) {
-  const std::int64_t rows = linear.out_features(), columns = linear.in_features();
-  const std::int64_t groups = linear.params.scales_OG.size(1);
-  const std::int64_t columns_per_group = linear.grid.columns_per_group(columns);
-  const at::Tensor codes = linear.codes_OI.contiguous();
-  const at::Tensor scales = linear.params.scales_OG.contiguous(), zeros = linear.params.zeros_OG.contiguous();
-  at::Tensor out = at::empty({rows, columns}, at::kFloat);
-  const std::uint8_t* const code = codes.const_data_ptr<std::uint8_t>();
-  const float* const scale = scales.const_data_ptr<float>();
-  const float* const zero = zeros.const_data_ptr<float>();
-  float* const target = out.mutable_data_ptr<float>();
-  at::parallel_for(0, rows, 64, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r)
-      dequantize_row(code + r * columns, scale + r * groups, zero + r * groups, target + r * columns, columns, columns_per_group);
-  });
-  return out;
+// A whole-row grid and one scale per token: the product of the codes, scaled afterwards.
+bool multiplies_codes(const QuantizedLinear& linear) {
+  return linear.params.scales_OG.size(1) == 1 && !linear.outliers.defined() && linear.activation.granularity != ActivationGranularity::group &&
+         !linear.grid.real_zeros && linear.grid.convention != GridConvention::quip;
+}
+
+// A parameter that broadcasts over x [..., I], as one value for each row of x: [T, 1].
+at::Tensor for_each_row(const at::Tensor& parameter, const at::Tensor& x) {
+  std::vector<std::int64_t> shape = x.sizes().vec();
+  shape.back() = 1;
+  return parameter.expand(shape).reshape({-1, 1});
+}
+
+// int8 codes of both sides, sums in int32: what a server computes. [T, O] float32, in units of both scales.
+at::Tensor multiply_integers(const QuantizedActivation& x, const QuantizedLinear& linear) {
+  const int half = 1 << (linear.grid.bits - 1);
+  const at::Tensor weight = linear.codes_OI.to(at::kShort).sub_(half).to(at::kChar);
+  const at::Tensor codes = x.codes.reshape({-1, x.codes.size(-1)});
+  at::Tensor sums = at::_int_mm(codes, weight.t()).to(at::kFloat);
+  // (x - zx) (w - zw) = x w - zw sum x - zx (sum w - n zw)
+  const at::Tensor weight_zeros = (linear.params.zeros_OG - half).t();  // [1, O]
+  if (weight_zeros.count_nonzero().item<std::int64_t>() > 0) sums.sub_(codes.sum(1, true, at::kInt) * weight_zeros);
+  if (x.zeros.defined())
+    sums.sub_(for_each_row(x.zeros, x.codes) * (weight.sum(1, false, at::kInt).unsqueeze(0) - static_cast<double>(codes.size(1)) * weight_zeros));
+  return sums;
+}
+
+at::Tensor multiply_quantized(const QuantizedLinear& linear, const at::Tensor& x) {
+  const Activation& activation = linear.activation;
+  if (!multiplies_codes(linear))
+    return at::linear(fake_quantize(x, activation, linear.activation_params), stored_weight(linear).to(x.scalar_type()));
+  const QuantizedActivation quantized = quantize_activation(x, activation, linear.activation_params);
+  std::vector<std::int64_t> shape = x.sizes().vec();
+  shape.back() = linear.out_features();
+  at::Tensor y;
+  if (activation.type == GridType::integer && linear.grid.is_integer()) {
+    y = multiply_integers(quantized, linear).view(shape);
+  } else {  // floating codes are exact in every compute type
+    at::Tensor codes = quantized.codes.to(x.scalar_type());
+    if (quantized.zeros.defined()) codes.sub_(quantized.zeros);
+    const GridParams units{at::ones_like(linear.params.scales_OG), linear.params.zeros_OG};
+    y = at::linear(codes, values_of_codes(linear.codes_OI, linear.grid, units).to(x.scalar_type())).to(at::kFloat);
+  }
+  return y.mul_(linear.params.scales_OG.view({-1})).mul_(quantized.scales).to(x.scalar_type());
 }
 
 }  // namespace
 
 double QuantizedLinear::bits_per_weight() const {
-  // GPTQ's g_idx costs 32 bits a column.
-  const double index = group_of_column.defined() ? 32.0 / static_cast<double>(out_features()) : 0;
-  return quantizer::bits_per_weight(grid, out_features(), in_features()) + index;
+  const auto rows = static_cast<double>(out_features()), weights = rows * static_cast<double>(in_features());
+  double bits = quantizer::bits_per_weight(grid, out_features(), in_features());
+  if (group_of_column.defined()) bits += 32 / rows;  // GPTQ's g_idx
+  if (outliers.defined()) bits += static_cast<double>(outliers.columns.numel()) * (16 + outliers.value_bits) / weights + 32 / static_cast<double>(in_features());
+  if (online.divisor_I.defined()) bits += 16 / rows;
+  return bits + static_cast<double>(online.parameter_bits) / weights;
 }
 
 std::int64_t QuantizedLinear::bytes() const {
   return static_cast<std::int64_t>(std::ceil(bits_per_weight() * static_cast<double>(codes_OI.numel()) / 8));
 }
 
+at::Tensor stored_weight(const QuantizedLinear& linear) {
+  at::Tensor weight;
+  if (!linear.group_of_column.defined()) {
+    weight = values_of_codes(linear.codes_OI, linear.grid, linear.params);
+  } else {
+    const at::Tensor scales = linear.params.scales_OG.index_select(1, linear.group_of_column);
+    const at::Tensor zeros = linear.params.zeros_OG.index_select(1, linear.group_of_column);
+    const GridParams units{at::ones({linear.out_features(), 1}, scales.options()), at::zeros({linear.out_features(), 1}, scales.options())};
+    weight = scales * (values_of_codes(linear.codes_OI, linear.grid, units) - zeros);
+  }
+  place_outliers(weight, linear.outliers);
+  return weight;
+}
+
 at::Tensor dequantize(const QuantizedLinear& linear, at::ScalarType dtype) {
-  if (linear.codes_OI.is_cpu() && !linear.group_of_column.defined()) return dequantize_on_cpu(linear).to(dtype);
-  at::Tensor index = linear.group_of_column;
-  if (!index.defined())
-    index = at::arange(linear.in_features(), linear.codes_OI.options().dtype(at::kLong))
-                .floor_divide(linear.grid.columns_per_group(linear.in_features()));
-  const at::Tensor scales = linear.params.scales_OG.index_select(1, index);
-  const at::Tensor zeros = linear.params.zeros_OG.index_select(1, index);
-  return (scales * (linear.codes_OI.to(at::kFloat) - zeros)).to(dtype);
+  return restore_weight(stored_weight(linear), linear.online).to(dtype);
+}
+
+at::Tensor forward(const QuantizedLinear& linear, const at::Tensor& x) {
+  if (!linear.activation.enabled()) return at::linear(x, dequantize(linear, x.scalar_type()));
+  at::Tensor inside = x;
+  if (linear.online.divisor_I.defined()) inside = inside / linear.online.divisor_I;
+  if (linear.online.input) inside = linear.online.input->apply(inside.to(at::kFloat));
+  at::Tensor y = multiply_quantized(linear, inside.to(x.scalar_type()));
+  if (linear.online.output) y = linear.online.output->apply_transposed(y.to(at::kFloat)).to(x.scalar_type());
+  return y;
 }
 
 }  // namespace miq::quantizer

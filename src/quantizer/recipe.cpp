@@ -1,7 +1,9 @@
 #include "miq/quantizer/recipe.h"
 
-#include <cmath>
+#include <algorithm>
 #include <regex>
+#include <sstream>
+#include <utility>
 
 #include "miq/core/error.h"
 
@@ -41,9 +43,46 @@ std::vector<Choice> choose(const Recipe& recipe, const std::vector<std::string>&
   return choices;
 }
 
+namespace {
+
+std::vector<std::string> words(const std::string& text) {
+  std::vector<std::string> list;
+  std::istringstream in(text);
+  for (std::string word; in >> word;) list.push_back(word);
+  return list;
+}
+
+bool sets(const PresetInfo& info, const char* axis) { return std::find(info.axes.begin(), info.axes.end(), axis) != info.axes.end(); }
+
+const PresetInfo& find_preset(const std::string& name) {
+  for (const PresetInfo& info : presets())
+    if (info.name == name) return info;
+  std::string known;
+  for (const std::string& candidate : preset_names()) known += (known.empty() ? "" : ", ") + candidate;
+  const std::string nearest = nearest_name(name, preset_names());
+  throw Error(ErrorKind::config, "unknown preset '" + name + "'", "",
+              (nearest.empty() ? "" : "did you mean " + nearest + "? ") + ("known: " + known));
+}
+
+[[noreturn]] void refuse_pair(const PresetInfo& one, const PresetInfo& other, const std::string& axis) {
+  throw Error(ErrorKind::config, "the presets " + one.name + " and " + other.name + " cannot go together: both choose the " + axis, "",
+              "a list has one transform (awq, smoothquant, quip, quarot) and one rounding (rtn, gptq, spqr, hqq)");
+}
+
+// Transforms first, for they come first in the work; roundings last, for some need a grid of their own.
+std::vector<const PresetInfo*> in_order(const std::vector<std::string>& names) {
+  std::vector<const PresetInfo*> list;
+  for (const std::string& name : names) list.push_back(&find_preset(name));
+  const auto rank = [](const PresetInfo* info) { return sets(*info, "transform") ? 0 : sets(*info, "rounding") ? 2 : 1; };
+  std::stable_sort(list.begin(), list.end(), [&](const PresetInfo* a, const PresetInfo* b) { return rank(a) < rank(b); });
+  return list;
+}
+
+}  // namespace
+
 const std::vector<PresetInfo>& presets() {
   static const std::vector<PresetInfo> table = {
-#define MIQ_PRESET(name, range, rounding, paper, summary) {#name, RangeKind::range, #rounding, paper, summary},
+#define MIQ_PRESET(name, paper, summary, axes, ...) {#name, paper, summary, words(axes), [](LayerRecipe& r) __VA_ARGS__},
 #include "presets.def"
 #undef MIQ_PRESET
   };
@@ -56,41 +95,40 @@ std::vector<std::string> preset_names() {
   return names;
 }
 
-LayerRecipe preset(const std::string& name) {
-  for (const PresetInfo& info : presets()) {
-    if (info.name != name) continue;
-    LayerRecipe layer;
-    layer.preset = name;
-    layer.range.kind = info.range;
-    layer.rounding.kind = info.rounding;
-    return layer;
+LayerRecipe preset(const std::vector<std::string>& names) {
+  LayerRecipe layer;
+  const PresetInfo *transform = nullptr, *rounding = nullptr;
+  std::string together;
+  for (const PresetInfo* info : in_order(names)) {
+    if (sets(*info, "transform")) {
+      if (transform != nullptr) refuse_pair(*transform, *info, "transform");
+      transform = info;
+    }
+    if (sets(*info, "rounding")) {
+      // A transform's own rounding (quip's) gives way, with its range and grid.
+      if (rounding != nullptr && !sets(*rounding, "transform")) refuse_pair(*rounding, *info, "rounding");
+      if (rounding != nullptr) {
+        layer.rounding = Rounding();
+        layer.range = Range();
+        layer.grid = Grid();
+      }
+      rounding = info;
+    }
+    info->apply(layer);
+    together += (together.empty() ? "" : "+") + info->name;
   }
-  std::string known;
-  for (const std::string& candidate : preset_names()) known += (known.empty() ? "" : ", ") + candidate;
-  const std::string nearest = nearest_name(name, preset_names());
-  throw Error(ErrorKind::config, "unknown preset '" + name + "'", "",
-              (nearest.empty() ? "" : "did you mean " + nearest + "? ") + ("known: " + known));
+  if (!together.empty()) layer.preset = together;
+  return layer;
 }
 
-std::optional<std::string> why_not(const LayerRecipe& layer, std::int64_t out_features, std::int64_t in_features) {
-  if (layer.keep_float) return std::nullopt;
-  if (out_features < 1 || in_features < 1) return std::string("the weight is empty");
-  const Grid& grid = layer.grid;
-  const Rounding& rounding = layer.rounding;
-  const std::vector<std::string> known = rounding_names();
-  if (std::find(known.begin(), known.end(), rounding.kind) == known.end())
-    return "there is no rounding '" + rounding.kind + "'";
-  if (grid.bits < 2 || grid.bits > 8) return "bits must lie in 2 .. 8, not " + std::to_string(grid.bits);
-  if (grid.granularity == Granularity::group && grid.group_size < 1) return std::string("group_size must be positive");
-  if (rounding.block_size < 1) return std::string("block_size must be positive");
-  if (!(rounding.percdamp >= 0) || !std::isfinite(rounding.percdamp)) return std::string("percdamp must not be negative");
-  // Each step of the ladder is a Cholesky factorisation.
-  if (rounding.damp_auto_increment != 0 && !(rounding.damp_auto_increment >= 1e-3))
-    return std::string("damp_auto_increment must be 0 or at least 0.001");
-  if (layer.range.kind == RangeKind::mse &&
-      (grid.convention == GridConvention::awq || grid.convention == GridConvention::ct))
-    return std::string("range mse is defined for the miq and ist grid conventions");
-  return std::nullopt;
+StatisticsNeeds statistics_needs(const LayerRecipe& layer) {
+  if (layer.keep_float) return {};
+  StatisticsNeeds needs = transform_needs(layer.transform);
+  if (needs_hessian(layer.rounding.kind) || layer.range.kind == RangeKind::awq_clip ||
+      (layer.range.kind == RangeKind::rms && layer.range.rho == 0))
+    needs.hessian = true;
+  if (layer.activation.enabled() && !layer.activation.dynamic) needs.extremes = true;
+  return needs;
 }
 
 }  // namespace miq::quantizer

@@ -2,6 +2,9 @@
 // is one contiguous stretch and every loop over rows vectorises. Tiles are [columns][kLanes].
 #pragma once
 
+#include <ATen/Parallel.h>
+
+#include <algorithm>
 #include <cstdint>
 
 #include "miq/quantizer/range.h"
@@ -10,28 +13,66 @@ namespace miq::quantizer {
 
 constexpr std::int64_t kLanes = 32;
 
-/// A grid's parameters for the rows of a tile. The code of w is round_half_even(clamp(w / scale +
-/// offset, low, high)) - offset + zero; its value scale * (code - zero). Conventions that add the zero
-/// before rounding have offset = zero's signed form, the others 0: it decides ties.
+// Compiled three times; the loader picks the best the CPU has. The arithmetic is the same in all but
+// for fused multiply-adds.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define MIQ_VECTORISED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define MIQ_VECTORISED
+#endif
+
+/// Round half to even for |x| < 2^22, where codes lie: two additions that vectorise everywhere.
+inline float round_half_even(float x) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
+  return (x + kMagic) - kMagic;
+}
+
+/// A grid's parameters for the rows of a tile. With c = round_half_even(clamp(w / scale + offset, low,
+/// high)) the code is c + base and the value scale * (c - offset). Conventions that add the zero before
+/// rounding have an offset, the others 0: it decides ties. Floating grids (mantissa > 0) round w / scale
+/// to so many bits of mantissa; their "code" in a tile is the rounded number itself.
 struct TileGrid {
-  alignas(64) float scale[kLanes], offset[kLanes], low[kLanes], high[kLanes], zero[kLanes];
+  alignas(64) float scale[kLanes], offset[kLanes], low[kLanes], high[kLanes], base[kLanes], zero[kLanes];
+  int mantissa = 0;
+  int least_exponent = 0;  ///< of normal numbers
 };
 
-/// Fits `grid` to each row of tile[columns][kLanes]; shared: to all of it, with one result in every lane.
+/// Fits `grid` to each row of tile[columns][kLanes]; shared (min_max and mse): to all of it, with one result
+/// in every lane.
 void fit_tile(const float* tile, std::int64_t columns, const Grid& grid, const Range& range, TileGrid& out, bool shared = false);
 
-/// TileGrid of known scales and zeros (one group), for example fitted earlier.
-void tile_grid_from_params(const float* scales, const float* zeros, std::int64_t stride, std::int64_t rows,
-                           const Grid& grid, TileGrid& out);
+/// Fits `grid` to given intervals, one per lane: the smallest and the largest weight.
+void fit_extremes(const float* lows, const float* highs, const Grid& grid, TileGrid& out);
 
-/// Quantizes one column of a tile: codes (as floats, unsigned) and values.
+/// The TileGrid of kLanes scales and zeros that lie `stride` apart; lanes from `rows` on repeat the last.
+void load_tile_grid(const float* scales, const float* zeros, std::int64_t stride, std::int64_t rows, const Grid& grid, TileGrid& out);
+
+/// Quantizes one column of a tile: codes (as floats) and values.
 void quantize_column(const float* weights, const TileGrid& grid, float* codes, float* values);
 
-/// The TileGrid of kLanes scales and zeros that lie side by side.
-void load_tile_grid(const float* scales, const float* zeros, const Grid& grid, TileGrid& out);
-
-/// Rounds one column w of a tile: unsigned codes (as floats), errors (w - q) / diagonal, whose squares
-/// are added to `squares`.
+/// Rounds one column w of a tile: codes (as floats), errors (w - q) / diagonal, whose squares are added
+/// to `squares`.
 void round_column(const float* weights, float diagonal, const TileGrid& grid, float* codes, float* errors, float* squares);
+
+/// errors[r] += sum over columns of |Q(w) - w|^norm, for each row of a tile.
+void add_rounding_errors(const float* tile, std::int64_t columns, const TileGrid& grid, float norm, float* errors);
+
+/// The byte of a code that quantize_column or round_column gave.
+std::uint8_t code_byte(float code, const Grid& grid);
+/// Value of each byte of an fp8 grid, 256 floats.
+const float* fp8_values(GridType type);
+
+/// Calls work(first_row, valid_rows) for each row tile, in parallel.
+template <class Work>
+void for_each_row_tile(std::int64_t rows, const Work& work) {
+  at::parallel_for(0, (rows + kLanes - 1) / kLanes, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) work(t * kLanes, std::min(kLanes, rows - t * kLanes));
+  });
+}
+
+/// Rows [first, first + kLanes) and columns [begin, end) of a row-major matrix as a tile; rows beyond
+/// the matrix repeat the last one.
+void load_tile(const float* matrix, std::int64_t rows, std::int64_t columns, std::int64_t first, std::int64_t begin,
+               std::int64_t end, float* tile);
 
 }  // namespace miq::quantizer

@@ -44,18 +44,23 @@ at::Tensor group_aware_order(const at::Tensor& diagonal, std::int64_t group_size
   return at::cat({order.flatten(), at::arange(full * group_size, columns, inside.options())});
 }
 
-bool is_group_aware(const Rounding& rounding) { return rounding.act_order == ActOrder::none && rounding.group_aware; }
+// SpQR's groups follow the sweep, and it adds the damping before it looks for dead columns.
+bool is_spqr(const Rounding& rounding) { return rounding.kind == "spqr"; }
+
+bool is_group_aware(const Rounding& rounding) { return rounding.act_order == ActOrder::none && rounding.group_aware && !is_spqr(rounding); }
 
 at::Tensor column_order(const at::Tensor& diagonal, const Rounding& rounding, std::int64_t group_size) {
   if (rounding.act_order == ActOrder::desc) return std::get<1>(diagonal.sort(/*stable=*/true, 0, /*descending=*/true));
+  if (rounding.act_order == ActOrder::reverse) return at::arange(diagonal.size(0) - 1, -1, -1, diagonal.options().dtype(at::kLong));
   return is_group_aware(rounding) ? group_aware_order(diagonal, group_size) : at::Tensor();
 }
 
 HessianFactor make_factor(const at::Tensor& hessian_II, std::int64_t num_tokens, const Rounding& rounding,
-                          std::int64_t group_size) {
+                          std::int64_t group_size, const at::Tensor& order) {
   HessianFactor factor;
   at::Tensor hessian = hessian_II.clone();
   at::Tensor diagonal = hessian.diagonal();
+  const double mean_with_dead = diagonal.abs().mean().item<double>();
   const at::Tensor dead = diagonal == 0;
   if (const auto count = dead.sum().item<std::int64_t>(); count > 0) {
     factor.dead = dead;
@@ -66,23 +71,30 @@ HessianFactor make_factor(const at::Tensor& hessian_II, std::int64_t num_tokens,
   if (num_tokens < hessian.size(0))
     factor.events.push_back({"starved_hessian", std::to_string(num_tokens) + " calibration tokens for " +
                                                     std::to_string(hessian.size(0)) + " inputs: only damping makes it definite"});
-  factor.perm = column_order(diagonal, rounding, group_size);
+  factor.perm = order.defined() ? order : column_order(is_spqr(rounding) ? hessian_II.diagonal() : diagonal, rounding, group_size);
   if (factor.perm.defined()) hessian = hessian.index_select(0, factor.perm).index_select(1, factor.perm);
   diagonal = hessian.diagonal();
   const at::Tensor original = diagonal.clone();
-  const double mean = original.mean().item<double>(), largest = original.abs().max().item<double>();
+  const double mean = is_spqr(rounding) ? mean_with_dead : original.mean().item<double>(), largest = original.abs().max().item<double>();
 
   // percdamp, raised step by step while below 1; then a floor under the diagonal, ten times higher
-  // each time, and the ladder again.
+  // each time, and the ladder again; then float64.
+  const auto try_damping = [&](double percdamp, double floor, at::ScalarType precision) {
+    diagonal.copy_(original + (percdamp * mean + floor));
+    if (is_spqr(rounding) && factor.dead.defined())
+      diagonal.masked_fill_(factor.perm.defined() ? factor.dead.index_select(0, factor.perm) : factor.dead, 1);
+    factor.upper_II = inverse_factor(hessian.to(precision));
+    if (!factor.upper_II.defined()) return false;
+    factor.upper_II = factor.upper_II.to(at::kFloat);
+    factor.damp = percdamp * mean + floor;
+    factor.percdamp_used = mean > 0 ? factor.damp / mean : 0;
+    return true;
+  };
   for (int level = 0; level <= 6; ++level) {
     const double floor = level == 0 ? 0 : largest * 1e-6 * std::pow(10.0, level - 1);
     for (double percdamp = rounding.percdamp; percdamp < 1 || percdamp == rounding.percdamp;
          percdamp += rounding.damp_auto_increment) {
-      diagonal.copy_(original + (percdamp * mean + floor));
-      factor.upper_II = inverse_factor(hessian);
-      if (factor.upper_II.defined()) {
-        factor.damp = percdamp * mean + floor;
-        factor.percdamp_used = mean > 0 ? factor.damp / mean : 0;
+      if (try_damping(percdamp, floor, at::kFloat)) {
         if (percdamp != rounding.percdamp || level > 0)
           factor.events.push_back({"damping_raised", "not positive definite at percdamp " + std::to_string(rounding.percdamp) +
                                                          ": raised to " + std::to_string(factor.percdamp_used)});
@@ -92,16 +104,21 @@ HessianFactor make_factor(const at::Tensor& hessian_II, std::int64_t num_tokens,
     }
     if (rounding.damp_auto_increment <= 0) break;
   }
-  throw Error(ErrorKind::numeric, "the Hessian is not positive definite at percdamp " + std::to_string(rounding.percdamp), "",
-              "raise rounding.percdamp, or give more and more varied calibration data");
+  if (try_damping(rounding.percdamp, 0, at::kDouble)) {
+    factor.events.push_back({"factor_float64", "no Cholesky factor in float32: computed in float64"});
+    return factor;
+  }
+  throw NotPositiveDefinite(ErrorKind::numeric, "the Hessian is not positive definite at percdamp " + std::to_string(rounding.percdamp), "",
+                            "raise rounding.percdamp, or give more and more varied calibration data");
 }
 
-using FactorKey = std::tuple<double, double, ActOrder, std::int64_t>;  // the last: group size, 0 if it does not matter
+using FactorKey = std::tuple<double, double, ActOrder, bool, std::int64_t>;  // spqr; group size, 0 if it does not matter
 
 }  // namespace
 
 struct StageHessian::Cache {
   std::map<FactorKey, HessianFactor> factors;
+  HessianFactor given;
 };
 
 StageHessian::StageHessian(at::Tensor hessian_II, std::int64_t num_tokens)
@@ -112,12 +129,16 @@ StageHessian::StageHessian(at::Tensor hessian_II, std::int64_t num_tokens)
 
 StageHessian::~StageHessian() = default;
 
-const HessianFactor& StageHessian::factor(const Rounding& rounding, std::int64_t group_size) {
-  const FactorKey key{rounding.percdamp, rounding.damp_auto_increment, rounding.act_order,
+const HessianFactor& StageHessian::factor(const Rounding& rounding, std::int64_t group_size, const at::Tensor& order) {
+  if (order.defined()) {  // belongs to one linear: kept until the next
+    cache_->given = make_factor(hessian_II_, num_tokens_, rounding, group_size, order);
+    return cache_->given;
+  }
+  const FactorKey key{rounding.percdamp, rounding.damp_auto_increment, rounding.act_order, is_spqr(rounding),
                       is_group_aware(rounding) ? group_size : 0};
   auto found = cache_->factors.find(key);
   if (found == cache_->factors.end())
-    found = cache_->factors.emplace(key, make_factor(hessian_II_, num_tokens_, rounding, group_size)).first;
+    found = cache_->factors.emplace(key, make_factor(hessian_II_, num_tokens_, rounding, group_size, {})).first;
   return found->second;
 }
 

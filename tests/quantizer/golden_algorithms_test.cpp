@@ -1,53 +1,9 @@
-// Cases run by the original implementations: round to nearest and GPTQ of IST, llm-awq and AutoAWQ,
-// compressed-tensors and llm-compressor, GPTQModel.
-#include <fstream>
-#include <iostream>
-#include <set>
+// Round to nearest and GPTQ of IST, llm-awq and AutoAWQ, compressed-tensors and llm-compressor,
+// GPTQModel, run by the original implementations.
+#include "golden_cases.h"
 
-#include "miq/core/error.h"
-#include "miq/core/safetensors.h"
-#include "miq/core/text.h"
-#include "miq/quantizer/linear_problem.h"
-#include "support/golden.h"
-#include "support/tolerance.h"
-
-namespace miq::quantizer {
+namespace miq::quantizer::golden {
 namespace {
-
-using nlohmann::json;
-
-// Conventions that miq leaves out on purpose.
-const std::map<std::string, std::string> kLeftOut = {
-    {"mi", "MI-optimize's grids: NaN for constant rows, unclamped zeros, products with the reciprocal scale"},
-    {"deepspeed", "saturates the maximum"},
-    {"quarot", "the awq convention without its zero point"},
-    {"torch", "products with the reciprocal scale"},
-};
-
-// Algorithms whose time has not come.
-const std::set<std::string> kLater = {"spqr", "quip", "quip_butterfly", "quip_sharp", "fp8", "awq_scale", "awq_clip",
-                                      "awq_layer", "awq_linear", "smoothquant", "hadamard", "quarot", "hqq", "zeroquant",
-                                      "combo", "gptaq", "gptq_v2", "autoround"};
-
-struct Case {
-  json data;
-  SafetensorsFile file;
-
-  const json& params() const { return data.at("params"); }
-  std::string family() const { return params().value("family", std::string("ist")); }
-  bool flag(const char* key) const { return params().contains(key) && params().at(key).is_boolean() && params().at(key).get<bool>(); }
-  bool symmetric() const { return flag("symmetric") || flag("sym"); }
-  int bits() const { return params().at("bits"); }
-  std::int64_t group() const { return params().contains("group") ? params().at("group") : params().at("group_size"); }
-  at::Tensor tensor(const std::string& name) const { return file.tensor(name).clone(); }
-  // Signed codes and zeros are stored unsigned here.
-  double code_offset() const { return params().value("code", std::string()) == "signed" ? 1 << (bits() - 1) : 0; }
-};
-
-json load_cases() {
-  std::ifstream in(test::golden_dir() / "algorithms" / "cases.json");
-  return parse_json({std::istreambuf_iterator<char>(in), {}}, "cases.json");
-}
 
 Grid grid_of(const Case& c) {
   Grid grid;
@@ -89,19 +45,6 @@ Rounding rounding_of(const Case& c) {
   if (c.flag("actorder") || c.flag("desc_act") || (llmc && p.at("actorder") == "weight")) rounding.act_order = ActOrder::desc;
   rounding.group_aware = c.flag("act_group_aware");
   return rounding;
-}
-
-// Every output of the case that `outputs` holds, under the case's tolerance; the others are listed as
-// not compared in `ignored`.
-void compare(const Case& c, const std::map<std::string, at::Tensor>& outputs, const json& fallback, const std::set<std::string>& ignored) {
-  const auto lookup = [&](const std::string& name) { return c.tensor(name); };
-  for (const std::string name : c.data.at("outputs")) {
-    if (ignored.count(name)) continue;
-    ASSERT_TRUE(outputs.count(name)) << "no output '" << name << "'";
-    at::Tensor expected = c.tensor(name);
-    if (name == "codes" || name == "zero") expected = expected.to(at::kDouble) + c.code_offset();
-    EXPECT_TRUE(test::within(outputs.at(name), expected, test::tolerance_of(c.data.at("tolerance"), name, fallback), lookup)) << name;
-  }
 }
 
 std::map<std::string, at::Tensor> outputs_of(const QuantizedLinear& linear) {
@@ -175,34 +118,6 @@ void check_gptq(const Case& c, const json& fallback) {
   compare_losses(c, linear, factor);
 }
 
-template <class Check>
-void for_each_case(const std::string& algorithm, const Check& check) {
-  const json cases = load_cases();
-  int checked = 0;
-  std::map<std::string, std::vector<std::string>> skipped;
-  for (const json& data : cases.at("cases")) {
-    if (data.at("algorithm") != algorithm) continue;
-    const std::string name = data.at("name"), family = data.at("params").value("family", std::string());
-    SCOPED_TRACE(name);
-    if (name.find("_act_") != std::string::npos || name.find("_forward") != std::string::npos) {
-      skipped["later: activation grids"].push_back(name);
-    } else if (const auto reason = kLeftOut.find(family); reason != kLeftOut.end()) {
-      skipped["left out: " + reason->second].push_back(name);
-    } else {
-      check(Case{data, SafetensorsFile::open(test::golden_dir() / "algorithms" / data.at("file").get<std::string>())},
-            cases.at("default_tolerance"));
-      ++checked;
-    }
-  }
-  for (const auto& [reason, names] : skipped) {
-    std::cout << "[  skipped ] " << reason << ":";
-    for (const std::string& name : names) std::cout << " " << name;
-    std::cout << "\n";
-  }
-  std::cout << "[  checked ] " << checked << " cases\n";
-  EXPECT_GT(checked, 0);
-}
-
 TEST(GoldenAlgorithms, Rtn) {
   MIQ_REQUIRE_GOLDEN("algorithms/cases.json");
   for_each_case("rtn", check_rtn);
@@ -215,18 +130,13 @@ TEST(GoldenAlgorithms, Gptq) {
 
 TEST(GoldenAlgorithms, EveryAlgorithmIsKnown) {
   MIQ_REQUIRE_GOLDEN("algorithms/cases.json");
-  std::set<std::string> later;
+  // awq_layer, quarot: tests/executor.
+  const std::set<std::string> compared = {"rtn", "gptq", "fp8", "hqq", "zeroquant", "smoothquant", "awq_scale", "awq_clip", "awq_linear", "spqr",
+                                          "quip", "quip_sharp", "quip_butterfly", "hadamard", "combo", "awq_layer", "quarot"};
   const json cases = load_cases();
-  for (const json& data : cases.at("cases")) {
-    const std::string algorithm = data.at("algorithm");
-    if (algorithm == "rtn" || algorithm == "gptq") continue;
-    EXPECT_TRUE(kLater.count(algorithm)) << "nobody compares '" << algorithm << "' (" << data.at("name") << ")";
-    later.insert(algorithm);
-  }
-  std::cout << "[  skipped ] later:";
-  for (const std::string& algorithm : later) std::cout << " " << algorithm;
-  std::cout << "\n";
+  for (const json& data : cases.at("cases"))
+    EXPECT_TRUE(compared.count(data.at("algorithm"))) << "nobody compares '" << data.at("algorithm") << "' (" << data.at("name") << ")";
 }
 
 }  // namespace
-}  // namespace miq::quantizer
+}  // namespace miq::quantizer::golden

@@ -71,7 +71,7 @@ TEST(Preset, TableHoldsRtnAndGptq) {
   EXPECT_EQ(preset("rtn").rounding.kind, "nearest");
   EXPECT_EQ(preset("gptq").rounding.kind, "error_feedback");
   for (const PresetInfo& info : presets()) {
-    EXPECT_THAT(rounding_names(), testing::Contains(info.rounding)) << info.name;
+    EXPECT_THAT(rounding_names(), testing::Contains(preset(info.name).rounding.kind)) << info.name;
     EXPECT_FALSE(info.summary.empty()) << info.name;
     EXPECT_EQ(preset(info.name).preset, info.name);
     EXPECT_EQ(why_not(preset(info.name), 64, 128), std::nullopt) << info.name;
@@ -89,6 +89,38 @@ TEST(Preset, UnknownNameGetsTheNearest) {
   }
 }
 
+std::string refused(const std::vector<std::string>& names) {
+  try {
+    preset(names);
+    return "";
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+TEST(Preset, ListsCompose) {
+  const LayerRecipe both = preset(std::vector<std::string>{"gptq", "awq"});  // in any order
+  EXPECT_EQ(both.preset, "awq+gptq");
+  EXPECT_EQ(both.transform.kind, TransformKind::awq);
+  EXPECT_EQ(both.rounding.kind, "error_feedback");
+  EXPECT_EQ(both.range.kind, RangeKind::mse);
+  const LayerRecipe smooth = preset(std::vector<std::string>{"smoothquant", "gptq"});
+  EXPECT_EQ(smooth.grid.bits, 8);
+  EXPECT_EQ(smooth.activation.bits, 8);
+  EXPECT_EQ(smooth.rounding.kind, "error_feedback");
+  const LayerRecipe quip = preset(std::vector<std::string>{"quip", "gptq"});  // its transform only
+  EXPECT_EQ(quip.transform.kind, TransformKind::incoherence);
+  EXPECT_EQ(quip.grid.convention, GridConvention::miq);
+  EXPECT_EQ(quip.rounding.greedy_passes, 0);
+  EXPECT_THAT(refused({"awq", "smoothquant"}), HasSubstr("transform"));
+  EXPECT_THAT(refused({"gptq", "spqr"}), HasSubstr("rounding"));
+  for (const PresetInfo& one : presets())
+    for (const PresetInfo& other : presets())
+      if (refused({one.name, other.name}).empty()) {
+        EXPECT_EQ(why_not(preset(std::vector<std::string>{one.name, other.name}), 64, 128), std::nullopt) << one.name << "+" << other.name;
+      }
+}
+
 TEST(WhyNot, NamesWhatCannotBe) {
   const auto reason = [](auto change) {
     LayerRecipe layer = preset("gptq");
@@ -103,11 +135,19 @@ TEST(WhyNot, NamesWhatCannotBe) {
   EXPECT_THAT(reason([](LayerRecipe& l) { l.rounding.percdamp = -1; }), HasSubstr("percdamp"));
   EXPECT_THAT(reason([](LayerRecipe& l) { l.rounding.damp_auto_increment = 1e-9; }), HasSubstr("damp_auto_increment"));
   EXPECT_THAT(reason([](LayerRecipe& l) { l.rounding.kind = "gptq"; }), HasSubstr("gptq"));
-  const auto mse_ct = [](LayerRecipe& l) {
-    l.grid.convention = GridConvention::ct;
-    l.range.kind = RangeKind::mse;
+  EXPECT_THAT(reason([](LayerRecipe& l) { l.grid.type = GridType::fp8_e4m3; }), HasSubstr("8 bits"));
+  EXPECT_THAT(reason([](LayerRecipe& l) { l.grid.bilevel.scale_bits = 3; }), HasSubstr("bilevel"));
+  EXPECT_THAT(reason([](LayerRecipe& l) { l.grid.real_zeros = true; }), HasSubstr("real_zeros"));
+  EXPECT_THAT(reason([](LayerRecipe& l) { l.rounding.kind = "spqr"; }), HasSubstr("spqr"));
+  EXPECT_THAT(reason([](LayerRecipe& l) { l.rounding.kind = "hqq"; }), HasSubstr("hqq"));
+  EXPECT_THAT(reason([](LayerRecipe& l) { l.grid.convention = GridConvention::absmax; }), HasSubstr("symmetric"));
+  EXPECT_THAT(reason([](LayerRecipe& l) { l.activation.bits = 12; }), HasSubstr("2 .. 8"));
+  const auto uneven = [](LayerRecipe& l) {
+    l.activation.bits = 8;
+    l.activation.granularity = ActivationGranularity::group;
+    l.activation.group_size = 48;
   };
-  EXPECT_THAT(reason(mse_ct), HasSubstr("mse"));
+  EXPECT_THAT(reason(uneven), HasSubstr("48"));
   const auto kept = [](LayerRecipe& l) {
     l.grid.bits = 77;
     l.keep_float = true;

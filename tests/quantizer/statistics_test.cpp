@@ -25,7 +25,7 @@ TEST(Statistics, HessianMatchesFloat64ForEveryTypeAndShape) {
       for (const std::int64_t tokens : {1, 2, 3, 64, 255, 300}) {
         SCOPED_TRACE(testing::Message() << c10::toString(dtype) << " " << tokens << "x" << columns);
         const at::Tensor x = normal(tokens, columns, 1).to(dtype);
-        InputStatistics statistics(columns, at::kCPU);
+        InputStatistics statistics(columns, at::kCPU, {.hessian = true});
         statistics.add(x, 1);
         EXPECT_LT(relative_difference(statistics.hessian(), reference(x, 1)), 2e-6);
         EXPECT_TRUE(at::equal(statistics.hessian(), statistics.hessian().t()));
@@ -37,7 +37,7 @@ TEST(Statistics, LongAccumulationStaysAccurate) {
   // 9001 tokens with a mean and loud channels: more than one packed chunk, odd at its end.
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
     const at::Tensor x = (normal(9001, 130, 2) + 0.5).mul_(at::rand({130}).pow(4) * 50 + 0.01).to(dtype);
-    InputStatistics statistics(130, at::kCPU);
+    InputStatistics statistics(130, at::kCPU, {.hessian = true});
     statistics.add(x, 3);
     const at::Tensor expected = reference(x, 3), size = expected.diagonal().sqrt();
     const at::Tensor error = (statistics.hessian().to(at::kDouble) - expected).abs() / size.unsqueeze(0) / size.unsqueeze(1);
@@ -47,7 +47,7 @@ TEST(Statistics, LongAccumulationStaysAccurate) {
 
 TEST(Statistics, BatchesAddUpAndSequencesCount) {
   const at::Tensor x = normal(60, 33, 3).view({3, 20, 33});
-  InputStatistics whole(33, at::kCPU), parts(33, at::kCPU);
+  InputStatistics whole(33, at::kCPU, {.hessian = true}), parts(33, at::kCPU, {.hessian = true});
   whole.add(x, 3);
   parts.add(x.narrow(0, 0, 1), 1);
   parts.add(x.narrow(0, 1, 2), 2);
@@ -58,7 +58,7 @@ TEST(Statistics, BatchesAddUpAndSequencesCount) {
 
 TEST(Statistics, TakesViewsAndEmptyBatches) {
   const at::Tensor x = normal(40, 64, 4).to(at::kBFloat16);
-  InputStatistics statistics(20, at::kCPU);
+  InputStatistics statistics(20, at::kCPU, {.hessian = true});
   statistics.add(x.narrow(1, 10, 20), 1);  // not contiguous
   statistics.add(at::empty({0, 20}, at::kBFloat16), 0);
   EXPECT_LT(relative_difference(statistics.hessian(), reference(x.narrow(1, 10, 20), 1)), 1e-6);
@@ -69,7 +69,7 @@ TEST(Statistics, NotFiniteInputsAreAnError) {
     for (const double bad : {std::nan(""), double{INFINITY}, -double{INFINITY}, 1e25}) {  // 1e50 is too large for a sum
       at::Tensor x = normal(70, 65, 5).to(dtype);
       x[69][64] = bad;
-      InputStatistics statistics(65, at::kCPU);
+      InputStatistics statistics(65, at::kCPU, {.hessian = true});
       statistics.add(x, 1);
       statistics.add(normal(5, 65, 6).to(dtype), 1);
       try {
@@ -82,7 +82,7 @@ TEST(Statistics, NotFiniteInputsAreAnError) {
 }
 
 TEST(Statistics, AnotherWidthIsRefused) {
-  InputStatistics statistics(8, at::kCPU);
+  InputStatistics statistics(8, at::kCPU, {.hessian = true});
   EXPECT_THROW(statistics.add(at::zeros({4, 16}), 1), Error);
 }
 

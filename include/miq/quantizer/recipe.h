@@ -6,17 +6,19 @@
 #include <string>
 #include <vector>
 
-#include "miq/quantizer/linear_problem.h"
+#include "miq/quantizer/transform.h"
 
 namespace miq::quantizer {
 
 /// What one linear gets: a point on the five axes.
 struct LayerRecipe {
-  std::string preset = "rtn";  ///< where the axes started from; for reports only
+  std::string preset = "rtn";  ///< where the axes started from, "awq+gptq" for a list; for reports only
   bool keep_float = false;     ///< not quantized at all
-  Grid grid;
+  Transform transform;
   Range range;
   Rounding rounding;
+  Grid grid;
+  Activation activation;
 };
 
 struct Rule {
@@ -38,18 +40,23 @@ struct Choice {
 /// The recipe of each layer. @throws Error{config} when a rule matches none of `layers`.
 std::vector<Choice> choose(const Recipe& recipe, const std::vector<std::string>& layers);
 
-/// The preset of that name ("rtn", "gptq"), from the preset table. @throws Error{config} with the
-/// nearest name for an unknown one.
-LayerRecipe preset(const std::string& name);
-std::vector<std::string> preset_names();
-
-/// A row of the preset table.
+/// A row of the preset table: `apply` sets the axes that the method is about and leaves the others.
 struct PresetInfo {
-  std::string name;
-  RangeKind range;
-  std::string rounding, paper, summary;
+  std::string name, paper, summary;
+  std::vector<std::string> axes;  ///< those it sets: transform, range, rounding, grid, activation
+  void (*apply)(LayerRecipe&);
 };
 const std::vector<PresetInfo>& presets();
+std::vector<std::string> preset_names();
+
+/// One preset or several together: transforms first, then the others in their order, over rtn.
+/// @throws Error{config} with the nearest name for an unknown one, and for two that both own an axis
+/// (two transforms, two roundings).
+LayerRecipe preset(const std::vector<std::string>& names);
+inline LayerRecipe preset(const std::string& name) { return preset(std::vector<std::string>{name}); }
+
+/// Which statistics of its input the layer reads.
+StatisticsNeeds statistics_needs(const LayerRecipe& layer);
 
 /// Why this layer cannot be quantized so, or nullopt. Called for every layer before a weight is read.
 std::optional<std::string> why_not(const LayerRecipe& layer, std::int64_t out_features, std::int64_t in_features);

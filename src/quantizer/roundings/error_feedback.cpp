@@ -7,6 +7,7 @@
 // A weight on a GPU is rounded on the CPU: thousands of tiny launches would not be faster.
 #include <ATen/Parallel.h>
 
+#include "../greedy_descent.h"
 #include "../roundings.h"
 #include "../row_tile.h"
 #include "../tile_update.h"
@@ -111,7 +112,7 @@ void round_block(Sweep& sweep, std::int64_t t, Span block, Scratch& scratch) {
         if (fresh && k % sweep.group == 0)
           fit_group(sweep, t, k, grid);
         else
-          load_tile_grid(sweep.scales(slot, t), sweep.zeros(slot, t), sweep.grid, grid);
+          load_tile_grid(sweep.scales(slot, t), sweep.zeros(slot, t), 1, kLanes, sweep.grid, grid);
         run_end = end_of_run(sweep, k, block.end);
       }
       const float* const row = upper + k * sweep.columns;
@@ -133,7 +134,7 @@ void store_codes(Sweep& sweep, std::int64_t t, Span block, const float* codes) {
   for (std::int64_t lane = 0; lane < valid; ++lane) {
     std::uint8_t* const row = out + (t * kLanes + lane) * sweep.columns;
     for (std::int64_t k = block.begin; k < block.end; ++k)
-      row[sweep.column[static_cast<size_t>(k)]] = static_cast<std::uint8_t>(codes[(k - block.begin) * kLanes + lane]);
+      row[sweep.column[static_cast<size_t>(k)]] = code_byte(codes[(k - block.begin) * kLanes + lane], sweep.grid);
   }
 }
 
@@ -185,8 +186,8 @@ void load_weights(Sweep& sweep, const at::Tensor& weight_OI, const at::Tensor& d
   });
 }
 
-Sweep make_sweep(const at::Tensor& weight_OI, const HessianFactor& factor, const Grid& grid, const Range& range,
-                 const Rounding& rounding) {
+Sweep make_sweep(const at::Tensor& weight_OI, const at::Tensor& hessian_II, const HessianFactor& factor, const Grid& grid,
+                 const Range& range, const Rounding& rounding) {
   Sweep sweep;
   sweep.grid = grid;
   sweep.range = range;
@@ -194,26 +195,29 @@ Sweep make_sweep(const at::Tensor& weight_OI, const HessianFactor& factor, const
   sweep.columns = weight_OI.size(1);
   sweep.tiles = (sweep.rows + kLanes - 1) / kLanes;
   sweep.group = grid.columns_per_group(sweep.columns);
-  sweep.dynamic = grid.granularity == Granularity::group && !rounding.static_groups;
+  // awq_clip looks at the Hessian of a group's own columns, which are there before the sweep.
+  sweep.dynamic = grid.granularity == Granularity::group && !rounding.static_groups && range.kind != RangeKind::awq_clip;
   sweep.stale_block = rounding.group_fit == GroupFit::stale ? rounding.block_size : 0;
   const at::Tensor perm = (factor.perm.defined() ? factor.perm : at::arange(sweep.columns)).cpu().contiguous();
   sweep.column.assign(perm.const_data_ptr<std::int64_t>(), perm.const_data_ptr<std::int64_t>() + sweep.columns);
   // Groups are the natural ones, except with act_order desc and groups fitted on the way: those follow
   // the sweep.
-  const bool natural = !sweep.dynamic || rounding.act_order != ActOrder::desc;
+  const bool natural = !sweep.dynamic || rounding.act_order == ActOrder::none;
   for (std::int64_t k = 0; k < sweep.columns; ++k)
     sweep.slot.push_back((natural ? sweep.column[static_cast<size_t>(k)] : k) / sweep.group);
   const std::int64_t groups = grid.num_groups(sweep.columns);
   sweep.scales_GO = at::ones({groups, sweep.tiles * kLanes}, at::kFloat);
   sweep.zeros_GO = at::zeros_like(sweep.scales_GO);
+  at::Tensor start = weight_OI;
   if (!sweep.dynamic) {
     // Fitted on the weights as they are, before dead columns are cleared, as the reference does.
-    const GridParams params = fit_grid(weight_OI, grid, range);
+    const GridParams params = fit_grid(weight_OI, grid, range, hessian_II);
     sweep.scales_GO.narrow(1, 0, sweep.rows).copy_(params.scales_OG.t());
     sweep.zeros_GO.narrow(1, 0, sweep.rows).copy_(params.zeros_OG.t());
+    if (rounding.reference_clamping) start = clamp_to_grid(weight_OI, grid, params);
   }
   sweep.weights = at::empty({sweep.tiles, sweep.columns, kLanes}, at::kFloat);
-  load_weights(sweep, weight_OI, factor.dead.defined() ? factor.dead.cpu() : factor.dead);
+  load_weights(sweep, start, factor.dead.defined() ? factor.dead.cpu() : factor.dead);
   sweep.codes_OI = at::empty({sweep.rows, sweep.columns}, at::kByte);
   sweep.upper_II = factor.upper_II.cpu().contiguous();
   sweep.squared_errors.resize(static_cast<size_t>(sweep.tiles));
@@ -224,7 +228,9 @@ Sweep make_sweep(const at::Tensor& weight_OI, const HessianFactor& factor, const
 // little of the sum would be left, or a dead column has an error (on grids without 0).
 double undamped_loss(double squared_error, const at::Tensor& change_OI, const HessianFactor& factor, const Grid& grid) {
   const bool dead = factor.dead.defined();
-  if (dead && grid.convention == GridConvention::awq) return std::numeric_limits<double>::quiet_NaN();
+  const bool has_zero = grid.is_fp8() || grid.convention == GridConvention::miq || grid.convention == GridConvention::ist ||
+                        grid.convention == GridConvention::ct || grid.convention == GridConvention::absmax;
+  if (dead && !has_zero) return std::numeric_limits<double>::quiet_NaN();
   const at::Tensor counted = dead ? change_OI.masked_fill(factor.dead.to(change_OI.device()), 0) : change_OI;
   const double norm = counted.norm().item<double>(), damping = factor.damp * norm * norm;
   return damping < 0.9 * squared_error || squared_error == 0 ? squared_error - damping
@@ -239,7 +245,7 @@ QuantizedLinear round_error_feedback(const LinearProblem& problem, const Grid& g
   const std::int64_t rows = problem.weight_OI.size(0), columns = problem.weight_OI.size(1);
   const HessianFactor& factor = problem.hessian->factor(rounding, grid.columns_per_group(columns));
   const at::Tensor weight = problem.weight_OI.to(at::kCPU, at::kFloat).contiguous();
-  Sweep sweep = make_sweep(weight, factor, grid, range, rounding);
+  Sweep sweep = make_sweep(weight, problem.hessian->matrix(), factor, grid, range, rounding);
   run(sweep);
 
   QuantizedLinear result;
@@ -247,13 +253,19 @@ QuantizedLinear round_error_feedback(const LinearProblem& problem, const Grid& g
   result.codes_OI = sweep.codes_OI.to(device);
   result.params = {sweep.scales_GO.narrow(1, 0, rows).t().contiguous().to(device),
                    sweep.zeros_GO.narrow(1, 0, rows).t().contiguous().to(device)};
-  if (sweep.dynamic && rounding.act_order == ActOrder::desc) {
+  if (sweep.dynamic && rounding.act_order != ActOrder::none) {
     at::Tensor index = at::empty({columns}, at::kLong);
     for (std::int64_t k = 0; k < columns; ++k)
       index.mutable_data_ptr<std::int64_t>()[sweep.column[static_cast<size_t>(k)]] = sweep.slot[static_cast<size_t>(k)];
     result.group_of_column = index.to(device);
   }
   result.events = factor.events;
+  if (rounding.greedy_passes > 0) {
+    const at::Tensor target = rounding.reference_clamping && !sweep.dynamic ? clamp_to_grid(weight, grid, result.params) : weight;
+    descend(result, target, /*from_weights=*/false, *problem.hessian, factor, rounding.greedy_passes, rounding.reference_clamping);
+    result.loss = std::numeric_limits<double>::quiet_NaN();
+    return result;
+  }
   double squared_error = 0;
   for (const double value : sweep.squared_errors) squared_error += value;
   result.loss = undamped_loss(squared_error, dequantize(result, at::kFloat) - problem.weight_OI, factor, grid);

@@ -1,0 +1,56 @@
+// Orthogonal matrices that are cheap to apply and to store: QuIP's Kronecker-factored random rotations
+// and (randomised) Hadamard matrices. Shapes: n the matrix's order, p * q = n its factors.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+namespace miq::quantizer {
+
+class Orthogonal {
+ public:
+  virtual ~Orthogonal() = default;
+  virtual std::int64_t order() const = 0;
+  /// x [..., n] float32 -> every row r of x becomes Q r.
+  virtual at::Tensor apply(const at::Tensor& x) const = 0;
+  /// Every row r of x becomes Q^T r.
+  virtual at::Tensor apply_transposed(const at::Tensor& x) const = 0;
+};
+
+/// QuIP's factors (method.py:gen_rand_ortho_butterfly*): x -> x[perm_in], reshaped to [p, q]; a p x p
+/// rotation of each of the q columns; a q x q rotation of each of the p rows; -> [perm_out].
+struct KroneckerFactors {
+  at::Tensor perm_in, perm_out;  ///< int64 [n]; undefined: identity
+  at::Tensor first;   ///< [q, p, p], one per column, or [p, p] for all
+  at::Tensor second;  ///< [p, q, q], one per row, or [q, q] for all
+};
+
+std::shared_ptr<const Orthogonal> make_kronecker(const KroneckerFactors& factors);
+
+/// p and q for n: prime factors ascending, p = the product of those at even positions (96 -> 8, 12).
+std::pair<std::int64_t, std::int64_t> kronecker_shape(std::int64_t n);
+
+/// Seeded random factors: Haar-distributed rotations, shared by all columns (rows), and permutations.
+std::shared_ptr<const Orthogonal> random_kronecker(std::int64_t n, std::uint64_t seed);
+
+/// A = kron(had_K, Sylvester_{n/K}) / sqrt(n), K in 1, 12, 20, 28, ... (QuaRot hadamard_utils.py, whose
+/// had_K is used; k: 0, or a K that is wanted). @throws Error{unsupported} when n has no such factorisation: ask has_hadamard(n).
+std::shared_ptr<const Orthogonal> hadamard(std::int64_t n, std::int64_t k = 0);
+bool has_hadamard(std::int64_t n);
+/// K of the factorisation; 0: none. A power of two has K = 1.
+std::int64_t hadamard_order(std::int64_t n);
+/// had_K, entries +-1, float32 [K, K].
+at::Tensor hadamard_matrix(std::int64_t k);
+
+/// r -> A (signs * r): the randomised Hadamard transform. `signs`: +-1, float32 [n]; undefined: none.
+std::shared_ptr<const Orthogonal> signed_hadamard(const at::Tensor& signs, std::int64_t n);
+/// With seeded signs.
+std::shared_ptr<const Orthogonal> random_hadamard(std::int64_t n, std::uint64_t seed);
+
+/// Any orthogonal matrix, [n, n].
+std::shared_ptr<const Orthogonal> dense_orthogonal(const at::Tensor& matrix);
+
+}  // namespace miq::quantizer
