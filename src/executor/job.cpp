@@ -83,6 +83,12 @@ struct Job {
         streams.push_back(dataset::tokenize(dataset::load_corpus(item.corpus, item.split, config.data_dir), need_tokenizer()));
   }
 
+  // Of the residual stream, which is the whole model's.
+  quantizer::Transform rotation() const {
+    const quantizer::Transform& transform = config.recipe.otherwise.transform;
+    return transform.kind == quantizer::TransformKind::rotation ? transform : quantizer::Transform();
+  }
+
   void read_calibration() {
     calibration_ids = config.calibration.ids.empty()
                           ? dataset::calibration_ids(config.calibration, need_tokenizer(), config.data_dir)
@@ -106,6 +112,8 @@ struct Job {
     options.calibration_ids = calibration_ids;
     options.compute_dtype = calibration_dtype(config, *model);
     options.config = config.pipeline;
+    options.rotation = rotation();
+    options.strict = config.strict;
     options.keep_blocks = evaluates() && !streams.empty();
     std::optional<StagedFolder> folder;
     std::optional<format::DequantizedWriter> writer;
@@ -114,7 +122,13 @@ struct Job {
       std::set<std::string> names;
       for (const PlannedLinear& planned : plan)
         if (!planned.choice.layer->keep_float) names.insert(planned.name);
-      writer.emplace(config.model.path, folder->path(), model->source(), names, config.export_->shard_size);
+      format::ModelChanges changes;
+      if (rotation().kind == quantizer::TransformKind::rotation && model->architecture().tie_word_embeddings) {
+        changes.extra.push_back({model->architecture().head + ".weight", model->head_VH().scalar_type(), model->head_VH().sizes().vec()});
+        changes.config["tie_word_embeddings"] = false;
+      }
+      writer.emplace(config.model.path, folder->path(), model->source(), names, config.export_->shard_size, changes);
+      options.on_tensor = [&](const std::string& name, const at::Tensor& tensor) { writer->put(name, tensor); };
       options.on_linear = [&](const std::string& name, const quantizer::QuantizedLinear& linear) { writer->put(name, linear); };
     }
     PipelineResult done = run_pipeline(*model, plan, options);

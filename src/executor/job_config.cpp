@@ -42,6 +42,7 @@ void visit_top(FieldVisitor& v, JobConfig& config) {
   v.text("device", config.device, "cpu, cuda, cuda:N or auto");
   v.text("data_dir", config.data_dir, "folder of the named corpora; $MIQ_DATA, then ~/.cache/miq/data");
   v.text("output", config.output, "run directory: results.json, miq.log, model/");
+  v.flag("strict", config.strict, "an event (raised damping, a fallback, dead inputs) is a failure");
   Calibration calibration{&config.calibration, &config.calibration_dtype};
   v.object("calibration", calibration, "");
   v.object("pipeline", config.pipeline, "");

@@ -8,7 +8,7 @@
 #include "miq/core/memory.h"
 #include "miq/core/progress.h"
 #include "miq/quantizer/statistics.h"
-#include "quantized_kernel.h"
+#include "stage_solver.h"
 
 namespace miq::executor {
 namespace {
@@ -31,14 +31,18 @@ class PhaseTimer {
 class Pipeline {
  public:
   Pipeline(model::LanguageModel& model, const std::vector<PlannedLinear>& plan, const PipelineOptions& options)
-      : model_(model), plan_(plan), options_(options) {
-    for (const PlannedLinear& planned : plan) by_name_[planned.name] = &planned;
+      : model_(model),
+        plan_(plan),
+        options_(options),
+        rotation_(options.rotation.kind == quantizer::TransformKind::rotation ? std::make_unique<Rotation>(model.architecture(), options.rotation) : nullptr),
+        solver_(model, plan, rotation_.get(), [this](const LayerReport& layer) { report(layer); }) {
     for (const char* phase : {"read", "forward", "statistics", "solve", "write"}) result_.seconds_by_phase[phase] = 0;
     last_calibrated_ = last_calibrated_block();
   }
 
   PipelineResult run() {
     const std::int64_t blocks = model_.architecture().num_layers;
+    if (rotation_) rotate_ends();
     if (last_calibrated_ >= 0) embed_samples();
     Progress progress("quantizing", blocks, "block");
     for (std::int64_t l = 0; l < blocks; ++l) {
@@ -57,21 +61,22 @@ class Pipeline {
   }
 
  private:
-  const quantizer::LayerRecipe& recipe_of(const model::Linear& linear) const { return *by_name_.at(linear.name)->choice.layer; }
-
-  bool needs_hessian(const model::Linear& linear) const {
-    const quantizer::LayerRecipe& layer = recipe_of(linear);
-    return !layer.keep_float && quantizer::needs_hessian(layer.rounding.kind);
-  }
-
   // Blocks behind the last one that needs data are rounded without a forward pass.
   std::int64_t last_calibrated_block() const {
     const auto per_block = static_cast<std::int64_t>(plan_.size()) / model_.architecture().num_layers;
-    for (auto i = static_cast<std::int64_t>(plan_.size()) - 1; i >= 0; --i) {
-      const quantizer::LayerRecipe& layer = *plan_[static_cast<size_t>(i)].choice.layer;
-      if (!layer.keep_float && quantizer::needs_hessian(layer.rounding.kind)) return i / per_block;
-    }
+    for (auto i = static_cast<std::int64_t>(plan_.size()) - 1; i >= 0; --i)
+      if (quantizer::statistics_needs(*plan_[static_cast<size_t>(i)].choice.layer).any()) return i / per_block;
     return -1;
+  }
+
+  void rotate_ends() {
+    const PhaseTimer timer(result_.seconds_by_phase, "solve");
+    rotation_->rotate_ends(model_);
+    if (!options_.on_tensor) return;
+    const model::Architecture& a = model_.architecture();
+    options_.on_tensor(a.embedding + ".weight", model_.embedding_VH());
+    options_.on_tensor(a.final_norm + ".weight", model_.final_norm_H());
+    options_.on_tensor(a.head + ".weight", model_.head_VH());
   }
 
   // Microbatches: as many samples as the activations of one stage leave room for.
@@ -103,6 +108,7 @@ class Pipeline {
   Block read_block(std::int64_t layer) {
     const PhaseTimer timer(result_.seconds_by_phase, "read");
     Block block = model_.load_block(layer, /*convert=*/false);
+    solver_.begin_block(block);
     if (layer <= last_calibrated_)
       for (model::Linear* linear : block.linears()) linear->weight_OI = linear->weight_OI.to(options_.compute_dtype);
     return block;
@@ -122,14 +128,29 @@ class Pipeline {
   }
 
   std::unique_ptr<quantizer::InputStatistics> statistics_for(Block& block, std::int64_t stage) const {
-    for (const model::Linear* linear : block.stage(stage))
-      if (needs_hessian(*linear)) return std::make_unique<quantizer::InputStatistics>(linear->in_features, model_.device());
-    return nullptr;
+    const std::vector<model::Linear*> linears = block.stage(stage);
+    const quantizer::StatisticsNeeds needs = solver_.needs(linears);
+    return needs.any() ? std::make_unique<quantizer::InputStatistics>(linears.front()->in_features, model_.device(), needs) : nullptr;
   }
 
   at::Tensor forward_block(const Block& block, const at::Tensor& hidden) {
     const PhaseTimer timer(result_.seconds_by_phase, "forward");
     return rest(block.forward(hidden.to(model_.device()), options_.compute_dtype, *rope_));
+  }
+
+  // The first samples' state at the start of a stage, for searches that look at more than statistics.
+  void take_sample(Block& block, std::int64_t stage, const BlockState& state) {
+    constexpr std::int64_t kTokens = 1024;
+    if (!solver_.wants_sample(block, stage)) return;
+    ModuleSample& sample = samples_[stage];
+    std::int64_t tokens = 0;
+    for (const BlockState& taken : sample.states) tokens += taken.x.size(0) * taken.x.size(1);
+    const std::int64_t wanted = std::min(state.x.size(0), (kTokens - tokens + state.x.size(1) - 1) / state.x.size(1));
+    if (tokens >= kTokens || wanted <= 0) return;
+    sample.block = &block;
+    sample.stage = stage;
+    sample.rope = rope_;
+    sample.states.push_back({{}, state.x.narrow(0, 0, wanted).clone()});
   }
 
   // True sequential: every stage sees the stages before it quantized; one forward pass in all.
@@ -144,6 +165,7 @@ class Pipeline {
         if (s > 0) end(block, s - 1, state);
         begin(block, s, state);
         if (statistics) gather(*statistics, state);
+        take_sample(block, s, state);
         put_to_rest(state);
       }
       solve_stage(block, s, statistics.get());
@@ -171,6 +193,7 @@ class Pipeline {
       for (std::int64_t s = 0; s < block.num_stages(); ++s) {
         begin(block, s, state);
         if (statistics[static_cast<size_t>(s)]) gather(*statistics[static_cast<size_t>(s)], state);
+        take_sample(block, s, state);
         end(block, s, state);
       }
       put_to_rest(state);
@@ -179,52 +202,27 @@ class Pipeline {
     for (size_t i = 0; i < inputs.size(); ++i) states_[i] = {forward_block(block, inputs[i]), {}};
   }
 
-  // Rounds the linears of a stage, all with one Hessian, and puts their values in place.
+  // Rounds the linears of a stage and puts their values in place.
   void solve_stage(Block& block, std::int64_t stage, const quantizer::InputStatistics* statistics) {
     const PhaseTimer timer(result_.seconds_by_phase, "solve");
-    std::unique_ptr<quantizer::StageHessian> hessian;
-    for (model::Linear* linear : block.stage(stage)) {
-      const quantizer::LayerRecipe& layer = recipe_of(*linear);
-      if (layer.keep_float) continue;
-      if (needs_hessian(*linear) && !hessian) hessian = make_hessian(*statistics, linear->name);
-      const at::Tensor weight = model_.source().tensor(linear->name + ".weight").to(model_.device(), at::kFloat).contiguous();
-      const quantizer::LinearProblem problem{linear->name, weight, hessian.get()};
-      auto quantized = std::make_shared<const quantizer::QuantizedLinear>(
-          quantizer::round_linear(problem, layer.grid, layer.range, layer.rounding));
-      report(*linear, *quantized);
-      if (statistics != nullptr || block.layer() <= last_calibrated_) linear->weight_OI = quantizer::dequantize(*quantized, options_.compute_dtype);
-      finished_[linear->name] = std::move(quantized);
-    }
+    const auto sample = samples_.find(stage);
+    solver_.solve(block, stage, statistics, sample == samples_.end() ? nullptr : &sample->second,
+                  block.layer() <= last_calibrated_ ? options_.compute_dtype : at::ScalarType::Undefined);
+    samples_.erase(stage);
   }
 
-  static std::unique_ptr<quantizer::StageHessian> make_hessian(const quantizer::InputStatistics& statistics, const std::string& name) {
-    try {
-      return std::make_unique<quantizer::StageHessian>(statistics.hessian(), statistics.num_tokens());
-    } catch (const Error& error) {
-      throw Error(error.kind(), error.message(), name, error.fix());
+  void report(const LayerReport& layer) {
+    result_.layers.push_back(layer);
+    for (const quantizer::Event& event : layer.events) {
+      if (options_.strict)
+        throw Error(ErrorKind::numeric, event.code + ": " + event.detail, layer.planned.name, "strict is set; without it this is a warning");
+      log_warning(layer.planned.name + ": " + event.code + ": " + event.detail);
     }
-  }
-
-  void report(const model::Linear& linear, const quantizer::QuantizedLinear& quantized) {
-    result_.layers.push_back({*by_name_.at(linear.name), quantized.loss, quantized.relative_error, quantized.bits_per_weight(),
-                              quantized.bytes(), quantized.events});
-    for (const quantizer::Event& event : quantized.events) log_warning(linear.name + ": " + event.code + ": " + event.detail);
   }
 
   void finish_block(Block block) {
     const PhaseTimer timer(result_.seconds_by_phase, "write");
-    for (model::Linear* linear : block.linears()) {
-      const auto found = finished_.find(linear->name);
-      if (found == finished_.end()) {
-        // Kept in float: a view of the file again, not the calibration pass's converted copy.
-        linear->weight_OI = model_.source().tensor(linear->name + ".weight").to(model_.device());
-        continue;
-      }
-      if (options_.on_linear) options_.on_linear(linear->name, *found->second);
-      linear->weight_OI = at::Tensor();
-      linear->kernel = make_quantized_kernel(found->second);
-    }
-    finished_.clear();
+    solver_.finish_block(block, options_);
     model_.release_block(block.layer());
     if (options_.keep_blocks) result_.blocks.push_back(std::move(block));
   }
@@ -232,11 +230,12 @@ class Pipeline {
   model::LanguageModel& model_;
   const std::vector<PlannedLinear>& plan_;
   const PipelineOptions& options_;
-  std::map<std::string, const PlannedLinear*> by_name_;
+  std::unique_ptr<Rotation> rotation_;
+  StageSolver solver_;
   std::int64_t last_calibrated_ = -1;
   std::vector<BlockState> states_;
   const model::RopeTable* rope_ = nullptr;
-  std::map<std::string, std::shared_ptr<const quantizer::QuantizedLinear>> finished_;  // of the current block
+  std::map<std::int64_t, ModuleSample> samples_;  // by stage, of the current block
   PipelineResult result_;
 };
 
@@ -244,7 +243,7 @@ class Pipeline {
 
 bool needs_calibration(const std::vector<PlannedLinear>& plan) {
   return std::any_of(plan.begin(), plan.end(), [](const PlannedLinear& planned) {
-    return !planned.choice.layer->keep_float && quantizer::needs_hessian(planned.choice.layer->rounding.kind);
+    return quantizer::statistics_needs(*planned.choice.layer).any();
   });
 }
 

@@ -8,7 +8,7 @@ namespace {
 class QuantizedKernel : public model::LinearKernel {
  public:
   explicit QuantizedKernel(std::shared_ptr<const quantizer::QuantizedLinear> linear) : linear_(std::move(linear)) {}
-  at::Tensor forward(const at::Tensor& x) const override { return at::linear(x, quantizer::dequantize(*linear_, x.scalar_type())); }
+  at::Tensor forward(const at::Tensor& x) const override { return quantizer::forward(*linear_, x); }
   std::int64_t bytes() const override { return linear_->bytes(); }
 
  private:

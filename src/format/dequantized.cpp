@@ -18,7 +18,7 @@ bool belongs_to_checkpoint(const fs::path& file) {
 }  // namespace
 
 DequantizedWriter::DequantizedWriter(const fs::path& original, const fs::path& folder, const TensorSource& source,
-                                     std::set<std::string> quantized, std::int64_t shard_bytes)
+                                     std::set<std::string> quantized, std::int64_t shard_bytes, const ModelChanges& changes)
     : source_(&source), waiting_(std::move(quantized)) {
   constexpr std::uintmax_t kMaxCompanionBytes = 256u << 20;
   if (fs::is_directory(original)) {
@@ -29,7 +29,13 @@ DequantizedWriter::DequantizedWriter(const fs::path& original, const fs::path& f
       if (problem) throw_system_error("copy", entry.path(), problem.value());
     }
   }
-  const std::vector<TensorSpec> specs = source.specs();
+  if (!changes.config.empty()) {
+    nlohmann::ordered_json config = nlohmann::ordered_json::parse(read_file(original / "config.json"));
+    config.update(changes.config);
+    write_file_atomically(folder / "config.json", config.dump(2) + "\n");
+  }
+  std::vector<TensorSpec> specs = source.specs();
+  specs.insert(specs.end(), changes.extra.begin(), changes.extra.end());
   for (const TensorSpec& spec : specs) unwritten_.insert(spec.name);
   writer_ = std::make_unique<CheckpointWriter>(folder, specs, shard_bytes);
 }
@@ -39,6 +45,11 @@ void DequantizedWriter::put(const std::string& linear, const quantizer::Quantize
   if (waiting_.erase(linear) == 0 || unwritten_.erase(tensor) == 0)
     throw Error(ErrorKind::internal, "the linear was not announced, or comes twice", linear);
   writer_->write(tensor, quantizer::dequantize(quantized, source_->tensor(tensor).scalar_type()));
+}
+
+void DequantizedWriter::put(const std::string& tensor, const at::Tensor& values) {
+  if (unwritten_.erase(tensor) == 0) throw Error(ErrorKind::internal, "the tensor is not the model's, or comes twice", tensor);
+  writer_->write(tensor, values);
 }
 
 void DequantizedWriter::copy(const std::string& tensor) {

@@ -111,6 +111,13 @@ LanguageModel LanguageModel::open(const std::filesystem::path& folder, const std
   return model;
 }
 
+void LanguageModel::replace_ends(at::Tensor embedding_VH, at::Tensor final_norm_H, at::Tensor head_VH) {
+  embedding_VH_ = std::move(embedding_VH);
+  final_norm_H_ = std::move(final_norm_H);
+  head_VH_ = std::move(head_VH);
+  head_compute_ = at::Tensor();
+}
+
 std::int64_t LanguageModel::num_parameters() const {
   std::int64_t count = 0;
   for (const auto& [name, shape] : required_tensors(*architecture_, !architecture_->tie_word_embeddings))

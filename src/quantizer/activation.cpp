@@ -86,6 +86,10 @@ at::Tensor fake_quantize(const at::Tensor& x, const Activation& activation, cons
 }
 
 void visit_fields(FieldVisitor& v, Activation& activation) {
+  if (v.writes() && !activation.enabled()) {
+    v.integer("bits", activation.bits, 2, 16, "2 .. 8; 16: not quantized");
+    return;
+  }
   v.choice<GridType>("type", activation.type, {{"int", GridType::integer}, {"fp8", GridType::fp8_e4m3}, {"fp8_e4m3", GridType::fp8_e4m3}, {"fp8_e5m2", GridType::fp8_e5m2}},
                      "kind of values");
   v.integer("bits", activation.bits, 2, 16, "2 .. 8; 16: not quantized");

@@ -1,163 +1,174 @@
-// Hadamard matrices of the orders QuaRot and QuIP# use, made by their constructions (Paley, Williamson;
-// they equal Sloane's tables, which both take), and the fast product.
+// The fast product with kron(had_K, Sylvester_{n/K}) / sqrt(n), with or without signs.
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 
 #include <array>
 #include <cmath>
-#include <map>
+#include <cstring>
 
 #include "miq/core/error.h"
 #include "miq/quantizer/orthogonal.h"
+#include "orthogonal_input.h"
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define MIQ_VECTORISED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define MIQ_VECTORISED
+#endif
 
 namespace miq::quantizer {
 namespace {
 
-// In the order in which they are tried (QuaRot hadamard_utils.py:get_hadK, then QuIP#'s other two).
-constexpr std::array<std::int64_t, 13> kOrders = {172, 156, 140, 108, 60, 52, 36, 28, 40, 20, 12, 124, 116};
+constexpr std::int64_t kLanes = 8;
+using Vector = float __attribute__((vector_size(kLanes * sizeof(float))));
 
-// The Legendre symbol of a modulo the prime p.
-int legendre(std::int64_t a, std::int64_t p) {
-  a = (a % p + p) % p;
-  if (a == 0) return 0;
-  for (std::int64_t x = 1; x <= p / 2; ++x)
-    if (x * x % p == a) return 1;
-  return -1;
-}
-
-// Jacobsthal matrix Q_ij = (j - i | p), [p, p].
-at::Tensor jacobsthal(std::int64_t p) {
-  at::Tensor q = at::empty({p, p}, at::kFloat);
-  auto view = q.accessor<float, 2>();
-  for (std::int64_t i = 0; i < p; ++i)
-    for (std::int64_t j = 0; j < p; ++j) view[i][j] = static_cast<float>(legendre(j - i, p));
-  return q;
-}
-
-// Order p + 1, p = 3 mod 4.
-at::Tensor paley_first(std::int64_t p) {
-  at::Tensor h = at::ones({p + 1, p + 1}, at::kFloat);
-  h[0].narrow(0, 1, p).fill_(-1);
-  h.narrow(0, 1, p).narrow(1, 1, p).copy_(at::eye(p) - jacobsthal(p));
-  return h;
-}
-
-// Order 2 (p + 1), p = 1 mod 4, from the conference matrix S.
-at::Tensor paley_second(std::int64_t p) {
-  at::Tensor s = at::ones({p + 1, p + 1}, at::kFloat);
-  s[0][0] = 0;
-  s.narrow(0, 1, p).narrow(1, 1, p).copy_(jacobsthal(p));
-  const at::Tensor one = at::eye(p + 1);
-  return at::cat({at::cat({s + one, s - one}, 1), at::cat({s - one, -s - one}, 1)}, 0);
-}
-
-// The circulant matrix of a first row of '+' and '-'.
-at::Tensor circulant(const char* row) {
-  const auto n = static_cast<std::int64_t>(std::char_traits<char>::length(row));
-  at::Tensor c = at::empty({n, n}, at::kFloat);
-  auto view = c.accessor<float, 2>();
-  for (std::int64_t i = 0; i < n; ++i)
-    for (std::int64_t j = 0; j < n; ++j) view[i][j] = row[(j - i + n) % n] == '+' ? 1.0f : -1.0f;
-  return c;
-}
-
-at::Tensor williamson(const std::array<const char*, 4>& rows) {
-  const at::Tensor a = circulant(rows[0]), b = circulant(rows[1]), c = circulant(rows[2]), d = circulant(rows[3]);
-  return at::cat({at::cat({a, b, c, d}, 1), at::cat({-b, a, -d, c}, 1), at::cat({-c, d, a, -b}, 1), at::cat({-d, -c, b, a}, 1)}, 0);
-}
-
-const std::map<std::int64_t, std::array<const char*, 4>> kWilliamson = {
-    {52, {"+-+--++++--+-", "+---++++++---", "++-+--++--+-+", "+----+--+----"}},
-    {116, {"++--+--+-+++-++++-+++-+--+--+", "++++-++-+---++++++---+-++-+++", "+-+---++--+-++++++-+--++---+-", "+++---++--+-+----+-+--++---++"}},
-    {124, {"+--+++-+--+----++----+--+-+++--", "+--+++-+--+----++----+--+-+++--", "+-----+++-+-+--++--+-+-+++-----", "++++++---+-+-++--++-+-+---+++++"}},
-    {156, {"+++--+-+-----+--++----++--+-----+-+--++", "++++---+--++----+-+--+-+----++--+---+++", "+++--++-+---+-+--+----+--+-+---+-++--++",
-           "+---++-+-+-----+++-++-+++-----+-+-++---"}},
-    {172, {"+---++--++++-+-+++-++--++-+++-+-++++--++---", "++-++++++----+-+--++-++-++--+-+----++++++-+", "+++-+-++--+-+-++++-+----+-++++-+-+--++-+-++",
-           "++---++++-+--+--++--------++--+--+-++++---+"}}};
-
-at::Tensor make_matrix(std::int64_t k) {
-  if (k == 1) return at::ones({1, 1}, at::kFloat);
-  if (k == 28) return paley_second(13);
-  if (k == 36) return paley_second(17);
-  if (k == 40) {
-    const at::Tensor half = paley_first(19);
-    return at::cat({at::cat({half, half}, 1), at::cat({half, -half}, 1)}, 0);
-  }
-  if (const auto found = kWilliamson.find(k); found != kWilliamson.end()) return williamson(found->second);
-  return paley_first(k - 1);  // 12, 20, 60, 108, 140
-}
-
-bool is_power_of_two(std::int64_t n) { return n > 0 && (n & (n - 1)) == 0; }
-
-// Each stretch of `width` (a power of two) of each row through the Sylvester matrix, in place.
-void sylvester(float* rows, std::int64_t stretches, std::int64_t width) {
-  at::parallel_for(0, stretches, std::max<std::int64_t>(1, 16384 / width), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t s = begin; s < end; ++s) {
-      float* const x = rows + s * width;
-      for (std::int64_t half = 1; half < width; half *= 2)
-        for (std::int64_t at = 0; at < width; at += 2 * half)
-#pragma omp simd
-          for (std::int64_t i = at; i < at + half; ++i) {
-            const float a = x[i], b = x[i + half];
-            x[i] = a + b;
-            x[i + half] = a - b;
-          }
+// One stretch through the Sylvester matrix of order `width` (a power of two), out of place:
+// out = Sylvester (scale * signs * in). `signs` may be null. One function per instruction set.
+MIQ_VECTORISED void sylvester(const float* in, const float* signs, float scale, float* out, std::int64_t width) {
+  std::int64_t half = 1;
+  if (width < kLanes) {
+    for (std::int64_t i = 0; i < width; ++i) out[i] = in[i] * (signs ? signs[i] * scale : scale);
+  } else {  // three butterflies inside a vector
+    for (std::int64_t i = 0; i < width; i += kLanes) {
+      Vector v, s;
+      std::memcpy(&v, in + i, sizeof v);
+      if (signs) {
+        std::memcpy(&s, signs + i, sizeof s);
+        v *= s;
+      }
+      v *= scale;
+      v = __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6) + v * Vector{1, -1, 1, -1, 1, -1, 1, -1};
+      v = __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5) + v * Vector{1, 1, -1, -1, 1, 1, -1, -1};
+      v = __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3) + v * Vector{1, 1, 1, 1, -1, -1, -1, -1};
+      std::memcpy(out + i, &v, sizeof v);
     }
-  });
+    half = kLanes;
+  }
+  for (; 4 * half <= width; half *= 4)  // two butterflies in one pass
+    for (std::int64_t at = 0; at < width; at += 4 * half) {
+      float *a = out + at, *b = a + half, *c = b + half, *d = c + half;
+#pragma GCC ivdep
+      for (std::int64_t i = 0; i < half; ++i) {
+        const float p = a[i] + b[i], q = a[i] - b[i], r = c[i] + d[i], s = c[i] - d[i];
+        a[i] = p + r;
+        b[i] = q + s;
+        c[i] = p - r;
+        d[i] = q - s;
+      }
+    }
+  for (; half < width; half *= 2)
+    for (std::int64_t at = 0; at < width; at += 2 * half) {
+      float *a = out + at, *b = a + half;
+#pragma GCC ivdep
+      for (std::int64_t i = 0; i < half; ++i) {
+        const float p = a[i], q = b[i];
+        a[i] = p + q;
+        b[i] = p - q;
+      }
+    }
 }
 
 class Hadamard : public Orthogonal {
  public:
-  Hadamard(std::int64_t n, std::int64_t k, at::Tensor signs) : n_(n), k_(k), matrix_(hadamard_matrix(k)), signs_(std::move(signs)) {}
+  Hadamard(std::int64_t n, std::int64_t k, at::Tensor signs_N)
+      : n_(n),
+        k_(k),
+        scale_(1 / std::sqrt(static_cast<double>(n))),
+        matrix_KK_(hadamard_matrix(k)),
+        signs_N_(std::move(signs_N)) {}
+
   std::int64_t order() const override { return n_; }
-  at::Tensor apply(const at::Tensor& x) const override { return multiply(signs_.defined() ? x * signs_ : x.clone(), matrix_); }
+  at::Tensor apply(const at::Tensor& x) const override { return multiply(x, signs_N_, matrix_KK_); }
   at::Tensor apply_transposed(const at::Tensor& x) const override {
-    const at::Tensor y = multiply(x.clone(), matrix_.t());
-    return signs_.defined() ? y * signs_ : y;
+    at::Tensor y = multiply(x, at::Tensor(), matrix_KK_.t());  // Sylvester's matrix is symmetric
+    return signs_N_.defined() ? y.mul_(signs_N_.to(x.options())) : y;
   }
 
  private:
-  // x is its own copy. The Sylvester part is symmetric.
-  at::Tensor multiply(at::Tensor x, const at::Tensor& matrix) const {
+  at::Tensor multiply(const at::Tensor& x, const at::Tensor& signs_N, const at::Tensor& matrix_KK) const {
+    check_rows(x, n_);
     const std::int64_t width = n_ / k_;
-    const at::Device device = x.device();
-    x = x.to(at::kCPU, at::kFloat).contiguous();
-    sylvester(x.mutable_data_ptr<float>(), x.numel() / width, width);
-    if (k_ > 1) x = at::matmul(matrix, x.view({-1, k_, width})).reshape(x.sizes());
-    return x.mul_(1 / std::sqrt(static_cast<double>(n_))).to(device);
+    at::Tensor y_RKW =
+        x.device().is_cpu() && x.scalar_type() == at::kFloat ? butterflies(x, signs_N) : tensor_butterflies(x, signs_N);
+    if (k_ == 1) return y_RKW.reshape(x.sizes());
+    const at::Tensor matrix = matrix_KK.to(x.options());
+    if (width == 1) return y_RKW.view({-1, k_}).mm(matrix.t()).reshape(x.sizes());
+    return at::matmul(matrix, y_RKW).reshape(x.sizes());
   }
+
+  // [rows, K, width], a copy: each width through Sylvester's matrix, scaled.
+  at::Tensor butterflies(const at::Tensor& x, const at::Tensor& signs_N) const {
+    const std::int64_t width = n_ / k_;
+    const at::Tensor source = x.contiguous();
+    at::Tensor y_RKW = at::empty({x.numel() / n_, k_, width}, source.options());
+    const float* const in = source.const_data_ptr<float>();
+    const float* const signs = signs_N.defined() ? signs_N.const_data_ptr<float>() : nullptr;
+    float* const out = y_RKW.mutable_data_ptr<float>();
+    at::parallel_for(0, x.numel() / width, std::max<std::int64_t>(1, 32768 / width),
+                     [&](std::int64_t begin, std::int64_t end) {
+                       for (std::int64_t s = begin; s < end; ++s)
+                         sylvester(in + s * width, signs ? signs + s % k_ * width : nullptr, static_cast<float>(scale_),
+                                   out + s * width, width);
+                     });
+    return y_RKW;
+  }
+
+  // The same by tensor operations: other devices, and float64.
+  at::Tensor tensor_butterflies(const at::Tensor& x, const at::Tensor& signs_N) const {
+    const std::int64_t width = n_ / k_, rows = x.numel() / n_;
+    at::Tensor y = x * scale_;
+    if (signs_N.defined()) y = y * signs_N.to(x.options());
+    for (std::int64_t half = 1; half < width; half *= 2) {
+      y = y.reshape({rows * n_ / (2 * half), 2, half});
+      const at::Tensor a = y.select(1, 0), b = y.select(1, 1);
+      y = at::stack({a + b, a - b}, 1);
+    }
+    return y.reshape({rows, k_, width});
+  }
+
   std::int64_t n_, k_;
-  at::Tensor matrix_, signs_;
+  double scale_;
+  at::Tensor matrix_KK_, signs_N_;
 };
+
+void require_positive(std::int64_t n) {
+  if (n <= 0) throw Error(ErrorKind::unsupported, "a matrix of order " + std::to_string(n) + " is none");
+}
 
 }  // namespace
 
-std::int64_t hadamard_order(std::int64_t n) {
-  for (const std::int64_t k : kOrders)
-    if (n % k == 0 && is_power_of_two(n / k)) return k;
-  return is_power_of_two(n) ? 1 : 0;
-}
-
-bool has_hadamard(std::int64_t n) { return hadamard_order(n) > 0; }
-
-at::Tensor hadamard_matrix(std::int64_t k) {
-  if (k != 1 && std::find(kOrders.begin(), kOrders.end(), k) == kOrders.end())
-    throw Error(ErrorKind::unsupported, "no Hadamard matrix of order " + std::to_string(k) + " is known here");
-  return make_matrix(k);
-}
-
 std::shared_ptr<const Orthogonal> hadamard(std::int64_t n, std::int64_t k) {
   if (k == 0) return signed_hadamard(at::Tensor(), n);
-  if (n % k != 0 || !is_power_of_two(n / k)) throw Error(ErrorKind::unsupported, "no Hadamard matrix of order " + std::to_string(n) + " has the factor " + std::to_string(k));
+  require_positive(n);
+  const std::int64_t width = k > 0 && n % k == 0 ? n / k : 0;
+  if (width == 0 || (width & (width - 1)) != 0)
+    throw Error(ErrorKind::unsupported,
+                "order " + std::to_string(n) + " is not " + std::to_string(k) + " times a power of two", "",
+                "leave K to the order of the matrix");
   return std::make_shared<Hadamard>(n, k, at::Tensor());
 }
 
 std::shared_ptr<const Orthogonal> signed_hadamard(const at::Tensor& signs, std::int64_t n) {
-  const std::int64_t order = signs.defined() ? signs.numel() : n, k = hadamard_order(order);
+  require_positive(n);
+  const std::int64_t k = hadamard_order(n);
   if (k == 0)
-    throw Error(ErrorKind::unsupported, "there is no known Hadamard matrix of order " + std::to_string(order), "",
-                "use orthogonal: kronecker, which exists for every order");
-  return std::make_shared<Hadamard>(order, k, signs);
+    throw Error(ErrorKind::unsupported, "there is no known Hadamard matrix of order " + std::to_string(n), "",
+                "Kronecker-factored rotations exist for every order (orthogonal: kronecker)");
+  if (!signs.defined()) return std::make_shared<Hadamard>(n, k, at::Tensor());
+  if (signs.numel() != n)
+    throw Error(ErrorKind::internal,
+                std::to_string(signs.numel()) + " signs for a Hadamard matrix of order " + std::to_string(n));
+  const at::Tensor signs_N = signs.detach().to(at::kCPU, at::kFloat).reshape({n}).clone();
+  if (!signs_N.abs().eq(1).all().item<bool>())
+    throw Error(ErrorKind::internal, "signs of a Hadamard matrix are 1 or -1");
+  return std::make_shared<Hadamard>(n, k, signs_N);
+}
+
+std::shared_ptr<const Orthogonal> random_hadamard(std::int64_t n, std::uint64_t seed) {
+  require_positive(n);
+  const at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(seed);
+  return signed_hadamard(at::randint(2, {n}, generator, at::TensorOptions().dtype(at::kFloat)).mul_(2).sub_(1), n);
 }
 
 }  // namespace miq::quantizer

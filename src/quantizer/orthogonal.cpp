@@ -1,94 +1,155 @@
+// Dense orthogonal matrices and QuIP's Kronecker-factored ones.
 #include "miq/quantizer/orthogonal.h"
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
 #include "miq/core/error.h"
+#include "orthogonal_input.h"
 
 namespace miq::quantizer {
 namespace {
 
 class Dense : public Orthogonal {
  public:
-  explicit Dense(at::Tensor matrix) : matrix_(std::move(matrix)) {}
-  std::int64_t order() const override { return matrix_.size(0); }
-  at::Tensor apply(const at::Tensor& x) const override { return at::matmul(x, matrix_.to(x.device()).t()); }
-  at::Tensor apply_transposed(const at::Tensor& x) const override { return at::matmul(x, matrix_.to(x.device())); }
+  explicit Dense(at::Tensor matrix_NN) : matrix_NN_(std::move(matrix_NN)) {}
+  std::int64_t order() const override { return matrix_NN_.size(0); }
+  at::Tensor apply(const at::Tensor& x) const override {
+    check_rows(x, order());
+    return at::matmul(x, matrix_NN_.to(x.options()).t());
+  }
+  at::Tensor apply_transposed(const at::Tensor& x) const override {
+    check_rows(x, order());
+    return at::matmul(x, matrix_NN_.to(x.options()));
+  }
 
  private:
-  at::Tensor matrix_;
+  at::Tensor matrix_NN_;
 };
 
 class Kronecker : public Orthogonal {
  public:
-  explicit Kronecker(KroneckerFactors factors) : f_(std::move(factors)), p_(f_.first.size(-1)), q_(f_.second.size(-1)) {}
+  explicit Kronecker(const KroneckerFactors& f)
+      : p_(f.first.size(-1)),
+        q_(f.second.size(-1)),
+        first_(f.first),
+        second_(f.second),
+        in_(permutation(f.perm_in)),
+        out_(permutation(f.perm_out)) {}
   std::int64_t order() const override { return p_ * q_; }
 
   at::Tensor apply(const at::Tensor& x) const override {
-    at::Tensor z = f_.perm_in.defined() ? x.index_select(-1, f_.perm_in.to(x.device())) : x;
-    z = rows(columns(grid(z), f_.first), f_.second).reshape(x.sizes());
-    return f_.perm_out.defined() ? z.index_select(-1, f_.perm_out.to(x.device())) : z;
+    check_rows(x, order());
+    const at::Tensor z_RPQ = permuted(x, in_.forward_N).reshape({-1, p_, q_});
+    return permuted(rotate_rows(rotate_columns(z_RPQ, first_), second_).reshape(x.sizes()), out_.forward_N);
   }
 
   at::Tensor apply_transposed(const at::Tensor& x) const override {
-    at::Tensor z = f_.perm_out.defined() ? x.index_select(-1, f_.perm_out.argsort().to(x.device())) : x;
-    z = columns(rows(grid(z), f_.second.transpose(-1, -2)), f_.first.transpose(-1, -2)).reshape(x.sizes());
-    return f_.perm_in.defined() ? z.index_select(-1, f_.perm_in.argsort().to(x.device())) : z;
+    check_rows(x, order());
+    const at::Tensor z_RPQ = permuted(x, out_.inverse_N).reshape({-1, p_, q_});
+    const at::Tensor turned_RPQ =
+        rotate_columns(rotate_rows(z_RPQ, second_.transpose(-1, -2)), first_.transpose(-1, -2));
+    return permuted(turned_RPQ.reshape(x.sizes()), in_.inverse_N);
   }
 
  private:
-  at::Tensor grid(const at::Tensor& x) const { return x.reshape({-1, p_, q_}); }
-  // [N, p, q]: a p x p rotation of each of the q columns.
-  at::Tensor columns(const at::Tensor& z, const at::Tensor& factor) const {
-    const at::Tensor m = factor.to(z.device());
-    if (m.dim() == 2) return at::matmul(m, z);
-    return at::einsum("jab,nbj->naj", {m, z});
+  // Both undefined: the identity.
+  struct Permutation {
+    at::Tensor forward_N, inverse_N;
+  };
+
+  static Permutation permutation(const at::Tensor& perm) {
+    if (!perm.defined()) return {};
+    const at::Tensor forward_N = perm.to(at::kCPU, at::kLong);
+    return {forward_N, forward_N.argsort()};
   }
-  // A q x q rotation of each of the p rows.
-  at::Tensor rows(const at::Tensor& z, const at::Tensor& factor) const {
-    const at::Tensor m = factor.to(z.device());
-    if (m.dim() == 2) return at::matmul(z, m.t());
-    return at::einsum("iab,nib->nia", {m, z});
+  static at::Tensor permuted(const at::Tensor& x, const at::Tensor& index_N) {
+    return index_N.defined() ? x.index_select(-1, index_N.to(x.device())) : x;
   }
-  KroneckerFactors f_;
+
+  // Every column c of [p, q] becomes factor c; factor [p, p] or one of [q, p, p] per column.
+  static at::Tensor rotate_columns(const at::Tensor& z_RPQ, const at::Tensor& factor) {
+    const at::Tensor m = factor.to(z_RPQ.options());
+    if (m.dim() == 2) return at::matmul(m, z_RPQ);
+    return at::bmm(z_RPQ.permute({2, 0, 1}), m.transpose(1, 2)).permute({1, 2, 0});
+  }
+  // Every row r becomes factor r; factor [q, q] or one of [p, q, q] per row.
+  static at::Tensor rotate_rows(const at::Tensor& z_RPQ, const at::Tensor& factor) {
+    const at::Tensor m = factor.to(z_RPQ.options());
+    if (m.dim() == 2) return at::matmul(z_RPQ, m.t());
+    return at::bmm(z_RPQ.permute({1, 0, 2}), m.transpose(1, 2)).permute({1, 0, 2});
+  }
+
   std::int64_t p_, q_;
+  at::Tensor first_, second_;
+  Permutation in_, out_;
 };
 
-// Haar-distributed: the orthogonal factor of a normal matrix, with the signs of R's diagonal taken out.
-at::Tensor random_rotation(std::int64_t n, const at::Generator& generator) {
-  const at::Tensor normal = at::randn({n, n}, generator, at::TensorOptions().dtype(at::kDouble));
-  auto [q, r] = at::linalg_qr(normal);
-  return (q * r.diagonal().sign().unsqueeze(0)).to(at::kFloat);
+void require(bool holds, const std::string& what) {
+  if (!holds) throw Error(ErrorKind::internal, what);
+}
+
+bool is_square_factor(const at::Tensor& t, std::int64_t batch) {
+  return t.size(-1) == t.size(-2) && (t.dim() == 2 || t.size(0) == batch);
+}
+
+void check_permutation(const at::Tensor& perm, std::int64_t n) {
+  if (!perm.defined()) return;
+  require(perm.dim() == 1 && perm.size(0) == n && !perm.is_floating_point(),
+          "a permutation of Kronecker factors is not of order " + std::to_string(n));
+  require(at::equal(std::get<0>(perm.to(at::kCPU, at::kLong).sort()), at::arange(n)),
+          "the indices of Kronecker factors are no permutation");
+}
+
+// Haar-distributed on SO(n): the Q of a normal matrix with a positive diagonal of R is Haar on O(n);
+// one column of the reflections is turned round. In float64.
+at::Tensor random_rotation_NN(std::int64_t n, const at::Generator& generator) {
+  const at::Tensor normal_NN = at::randn({n, n}, generator, at::TensorOptions().dtype(at::kDouble));
+  const auto [q_NN, r_NN] = at::linalg_qr(normal_NN);
+  at::Tensor rotation_NN = q_NN * at::where(r_NN.diagonal() < 0, -1.0, 1.0);
+  if (at::linalg_det(rotation_NN).item<double>() < 0) rotation_NN.select(1, 0).neg_();
+  return rotation_NN.to(at::kFloat);
 }
 
 }  // namespace
 
-std::shared_ptr<const Orthogonal> make_kronecker(const KroneckerFactors& factors) { return std::make_shared<Kronecker>(factors); }
+std::shared_ptr<const Orthogonal> dense_orthogonal(const at::Tensor& matrix) {
+  require(matrix.defined() && matrix.dim() == 2 && matrix.size(0) == matrix.size(1), "an orthogonal matrix is square");
+  return std::make_shared<Dense>(matrix);
+}
 
-std::shared_ptr<const Orthogonal> dense_orthogonal(const at::Tensor& matrix) { return std::make_shared<Dense>(matrix); }
+std::shared_ptr<const Orthogonal> make_kronecker(const KroneckerFactors& factors) {
+  const at::Tensor &first = factors.first, &second = factors.second;
+  require(first.defined() && second.defined() && (first.dim() == 2 || first.dim() == 3) &&
+              (second.dim() == 2 || second.dim() == 3),
+          "Kronecker factors are matrices, or one matrix per column or row");
+  const std::int64_t p = first.size(-1), q = second.size(-1);
+  require(is_square_factor(first, q) && is_square_factor(second, p), "the shapes of Kronecker factors do not agree");
+  check_permutation(factors.perm_in, p * q);
+  check_permutation(factors.perm_out, p * q);
+  return std::make_shared<Kronecker>(factors);
+}
 
 std::pair<std::int64_t, std::int64_t> kronecker_shape(std::int64_t n) {
-  std::pair<std::int64_t, std::int64_t> shape{1, 1};
+  require(n > 0, "a matrix of order " + std::to_string(n) + " is none");
+  std::int64_t p = 1, q = 1;
   bool even = true;
-  for (std::int64_t factor = 2; n > 1; ++factor)
-    for (; n % factor == 0; n /= factor, even = !even) (even ? shape.first : shape.second) *= factor;
-  return shape;
+  for (std::int64_t prime = 2; n > 1; ++prime) {
+    if (prime * prime > n) prime = n;
+    for (; n % prime == 0; n /= prime, even = !even) (even ? p : q) *= prime;
+  }
+  return {p, q};
 }
 
 std::shared_ptr<const Orthogonal> random_kronecker(std::int64_t n, std::uint64_t seed) {
-  const at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(seed);
   const auto [p, q] = kronecker_shape(n);
+  const at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(seed);
   KroneckerFactors factors;
   factors.perm_in = at::randperm(n, generator, at::TensorOptions().dtype(at::kLong));
   factors.perm_out = at::randperm(n, generator, at::TensorOptions().dtype(at::kLong));
-  factors.first = random_rotation(p, generator);
-  factors.second = random_rotation(q, generator);
+  factors.first = random_rotation_NN(p, generator);
+  factors.second = random_rotation_NN(q, generator);
   return make_kronecker(factors);
-}
-
-std::shared_ptr<const Orthogonal> random_hadamard(std::int64_t n, std::uint64_t seed) {
-  const at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(seed);
-  return signed_hadamard(at::randint(2, {n}, generator, at::TensorOptions().dtype(at::kFloat)) * 2 - 1, n);
 }
 
 }  // namespace miq::quantizer

@@ -5,6 +5,7 @@
 #include <sstream>
 #include <utility>
 
+#include "miq/core/config.h"
 #include "miq/core/error.h"
 
 namespace miq::quantizer {
@@ -119,6 +120,42 @@ LayerRecipe preset(const std::vector<std::string>& names) {
   }
   if (!together.empty()) layer.preset = together;
   return layer;
+}
+
+namespace {
+
+// The name that a choice has in a configuration.
+template <class T>
+std::string kind_of(T value, const char* key = "kind") {
+  ConfigDumper dumper;
+  visit_fields(dumper, value);
+  return dumper.json().at(key).template get<std::string>();
+}
+
+std::string describe(const Grid& grid) {
+  std::string text = grid.is_fp8() ? kind_of(grid, "type") : "int" + std::to_string(grid.bits) + (grid.symmetric ? " symmetric" : "");
+  switch (grid.granularity) {
+    case Granularity::group: text += " g" + std::to_string(grid.group_size); break;
+    case Granularity::block: text += " by block of " + std::to_string(grid.group_size); break;
+    case Granularity::channel: text += " by channel"; break;
+    case Granularity::tensor: text += " per tensor"; break;
+  }
+  return text + (grid.bilevel.enabled() ? " bilevel" : "");
+}
+
+std::string describe(const Activation& activation) {
+  if (!activation.enabled()) return "";
+  const std::string type = activation.type == GridType::integer ? "int" + std::to_string(activation.bits) : kind_of(activation, "type");
+  return ", inputs " + type + " by " + kind_of(activation, "granularity") + (activation.dynamic ? "" : " static");
+}
+
+}  // namespace
+
+std::string composition(const LayerRecipe& layer) {
+  if (layer.keep_float) return "float";
+  std::string text;
+  if (layer.transform.kind != TransformKind::none) text += kind_of(layer.transform) + ", ";
+  return text + kind_of(layer.range) + ", " + layer.rounding.kind + ", " + describe(layer.grid) + describe(layer.activation);
 }
 
 StatisticsNeeds statistics_needs(const LayerRecipe& layer) {

@@ -6,6 +6,7 @@
 
 #include "miq/core/config.h"
 #include "miq/quantizer/range.h"
+#include "row_tile.h"
 
 namespace miq::quantizer {
 namespace {
@@ -40,7 +41,7 @@ void visit_fields(FieldVisitor& v, Transform& t) {
     v.flag("module_search", t.module_search, "awq: the best few of q,k,v and gate,up are compared by their module's output");
     v.integer("search_rows", t.search_rows, 0, INT32_MAX, "awq: rows of each weight that the search looks at; 0: all");
   }
-  if (all || t.kind == TransformKind::smoothquant) v.real("alpha", t.alpha, 0, 1, "smoothquant: how much of the difficulty moves to the weights");
+  if (all || t.kind == TransformKind::smoothquant) v.real("alpha", t.alpha, 0, 1, "smoothquant: how much of the difficulty moves to the weights; 0: searched for each stage");
   if (all || t.kind == TransformKind::incoherence || t.kind == TransformKind::rotation) {
     v.choice<OrthogonalKind>("orthogonal", t.orthogonal, {{"kronecker", OrthogonalKind::kronecker}, {"hadamard", OrthogonalKind::hadamard}},
                              "incoherence, rotation: factors of random rotations, or a randomised Hadamard matrix");
@@ -96,6 +97,43 @@ at::Tensor awq_weight_mean(const std::vector<at::Tensor>& weights_OI, const Grid
   return at::cat(parts);
 }
 
+at::Tensor scaled_rounding_error(const at::Tensor& weight_OI, const at::Tensor& scales_I, const Grid& grid) {
+  if (grid.granularity != Granularity::group && grid.granularity != Granularity::channel) {
+    const at::Tensor scaled = weight_OI * scales_I;
+    const GridParams params = fit_grid(scaled, grid, Range{});
+    return values_of_codes(nearest_codes(scaled, grid, params), grid, params).div_(scales_I).sub_(weight_OI);
+  }
+  const at::Tensor weight = weight_OI.to(at::kCPU, at::kFloat).contiguous(), scales = scales_I.to(at::kCPU, at::kFloat).contiguous();
+  const std::int64_t rows = weight.size(0), columns = weight.size(1), group = grid.columns_per_group(columns);
+  at::Tensor change = at::empty_like(weight);
+  const float* const w = weight.const_data_ptr<float>();
+  const float* const s = scales.const_data_ptr<float>();
+  float* const out = change.mutable_data_ptr<float>();
+  for_each_row_tile(rows, [&](std::int64_t first, std::int64_t valid) {
+    std::vector<float> tile(static_cast<size_t>(group * kLanes));
+    TileGrid fitted;
+    alignas(64) float codes[kLanes], values[kLanes];
+    for (std::int64_t begin = 0; begin < columns; begin += group) {
+      const std::int64_t end = std::min(begin + group, columns);
+      load_tile(w, rows, columns, first, begin, end, tile.data());
+      for (std::int64_t c = begin; c < end; ++c)
+        for (std::int64_t r = 0; r < kLanes; ++r) tile[static_cast<size_t>((c - begin) * kLanes + r)] *= s[c];
+      fit_tile(tile.data(), end - begin, grid, Range{}, fitted);
+      for (std::int64_t c = begin; c < end; ++c) {
+        float* const column = tile.data() + (c - begin) * kLanes;
+        quantize_column(column, fitted, codes, values);
+        for (std::int64_t r = 0; r < kLanes; ++r) column[r] = values[r] / s[c];
+      }
+      for (std::int64_t lane = 0; lane < valid; ++lane)
+        for (std::int64_t c = begin; c < end; ++c) {
+          const std::int64_t i = (first + lane) * columns + c;
+          out[i] = tile[static_cast<size_t>((c - begin) * kLanes + lane)] - w[i];
+        }
+    }
+  });
+  return change.to(weight_OI.device());
+}
+
 std::vector<double> awq_losses(const std::vector<at::Tensor>& weights_OI, const at::Tensor& hessian_II,
                                const std::vector<at::Tensor>& candidate_scales, const std::vector<Grid>& grids,
                                std::int64_t search_rows) {
@@ -105,10 +143,7 @@ std::vector<double> awq_losses(const std::vector<at::Tensor>& weights_OI, const 
     const at::Tensor weight = sample_rows(weights_OI[l], search_rows);
     const double share = static_cast<double>(weights_OI[l].size(0)) / static_cast<double>(weight.size(0));
     for (size_t i = 0; i < candidate_scales.size(); ++i) {
-      const at::Tensor scaled = weight * candidate_scales[i];
-      const GridParams params = fit_grid(scaled, grids[l], Range{});
-      const at::Tensor change = values_of_codes(nearest_codes(scaled, grids[l], params), grids[l], params).div_(candidate_scales[i]).sub_(weight);
-      losses[i] += share * quadratic(change, hessian);
+      losses[i] += share * quadratic(scaled_rounding_error(weight, candidate_scales[i], grids[l]), hessian);
     }
   }
   return losses;

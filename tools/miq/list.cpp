@@ -13,7 +13,7 @@ using Json = nlohmann::ordered_json;
 Json algorithms() {
   Json list = Json::array();
   for (const quantizer::PresetInfo& info : quantizer::presets())
-    list.push_back({{"name", info.name}, {"range", info.range == quantizer::RangeKind::mse ? "mse" : "min_max"}, {"rounding", info.rounding}, {"paper", info.paper}, {"summary", info.summary}});
+    list.push_back({{"name", info.name}, {"composition", quantizer::composition(quantizer::preset(info.name))}, {"paper", info.paper}, {"summary", info.summary}});
   return list;
 }
 

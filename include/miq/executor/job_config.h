@@ -51,6 +51,7 @@ struct JobConfig {
   std::string device = "auto";
   std::string data_dir;
   std::string output;
+  bool strict = false;
   dataset::CalibrationConfig calibration;
   std::string calibration_dtype = "auto";  ///< calibration.dtype: auto, float32, bfloat16, float16
   quantizer::Recipe recipe;

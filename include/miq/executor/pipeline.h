@@ -31,9 +31,13 @@ struct PipelineOptions {
   at::Tensor calibration_ids;                 ///< int64 [S, T]; may be undefined when no rounding needs data
   at::ScalarType compute_dtype = at::kFloat;  ///< of the calibration pass
   PipelineConfig config;
+  quantizer::Transform rotation;              ///< of the whole model; kind rotation, or none
   bool keep_blocks = false;
+  bool strict = false;                        ///< an event ends the run
   /// Sees each quantized linear when its block is done.
   std::function<void(const std::string& name, const quantizer::QuantizedLinear&)> on_linear;
+  /// Sees each other tensor that transforms changed (norms, biases; rotated: the ends), as it is to be stored.
+  std::function<void(const std::string& name, const at::Tensor&)> on_tensor;
 };
 
 /// Whether any linear of the plan needs calibration data.
@@ -41,7 +45,7 @@ bool needs_calibration(const std::vector<PlannedLinear>& plan);
 
 /// Quantizes the model's linears as planned. At no time more than one block's weights, its statistics
 /// and the hidden states are in memory.
-/// @throws Error{numeric} naming the layer.
+/// @throws Error{numeric} naming the layer; with strict, for the first event too.
 PipelineResult run_pipeline(model::LanguageModel& model, const std::vector<PlannedLinear>& plan, const PipelineOptions& options);
 
 }  // namespace miq::executor

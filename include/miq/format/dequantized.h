@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 
@@ -12,14 +13,22 @@
 
 namespace miq::format {
 
+/// What a transform changes beside weights of linears.
+struct ModelChanges {
+  std::vector<TensorSpec> extra;                             ///< tensors that the original lacks (an untied head)
+  nlohmann::json config = nlohmann::json::object();          ///< merged into config.json
+};
+
 /// Writes the checkpoint as blocks finish. `source` gives the tensors that stay as they are.
 class DequantizedWriter {
  public:
   /// Copies config and tokenizer files of `original` into `folder` and lays out the shards.
   /// `quantized`: names of the linears (without .weight) that put() will bring.
   DequantizedWriter(const std::filesystem::path& original, const std::filesystem::path& folder, const TensorSource& source,
-                    std::set<std::string> quantized, std::int64_t shard_bytes);
+                    std::set<std::string> quantized, std::int64_t shard_bytes, const ModelChanges& changes = {});
   void put(const std::string& linear, const quantizer::QuantizedLinear& quantized);
+  /// A tensor (not a quantized linear's) in place of the source's.
+  void put(const std::string& tensor, const at::Tensor& values);
   /// Copies a tensor of the source as it is.
   void copy(const std::string& tensor);
   /// Copies what is still missing, and closes. @throws Error{internal} when a linear never came.

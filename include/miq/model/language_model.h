@@ -27,6 +27,12 @@ class LanguageModel {
   const at::Device& device() const { return device_; }
   std::int64_t num_parameters() const;
 
+  const at::Tensor& embedding_VH() const { return embedding_VH_; }
+  const at::Tensor& final_norm_H() const { return final_norm_H_; }
+  const at::Tensor& head_VH() const { return head_VH_; }
+  /// Other ends, for example rotated ones; a tied head becomes one of its own.
+  void replace_ends(at::Tensor embedding_VH, at::Tensor final_norm_H, at::Tensor head_VH);
+
   /// ids [B, T] int64 -> [B, T, H] float32.
   at::Tensor embed(const at::Tensor& ids_BT) const;
   /// Reads block `layer`: weights as stored (views of the file on a CPU); convert = true casts them

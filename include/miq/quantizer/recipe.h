@@ -27,9 +27,25 @@ struct Rule {
   std::string where;      ///< file:line:column, for errors
 };
 
+/// Bits by layer under a budget: the sum of the layers' Hessian-weighted errors is made least.
+struct Allocation {
+  double bits = 0;                 ///< average bits of a code over the linears; 0: no allocation
+  std::string choices = "2,3,4,8";
+  bool relative = true;            ///< each layer's error relative to tr(W H W^T), its output's energy
+};
+
+/// ZeroQuant's layer-by-layer distillation (arXiv 2206.01861 section 4.2).
+struct Distillation {
+  int steps = 0;                   ///< of Adam for each block; 0: none
+  double learning_rate = 1e-5;
+  int batch = 1;                   ///< samples of a step
+};
+
 struct Recipe {
   std::vector<Rule> rules;
   LayerRecipe otherwise;  ///< layers that no rule matches
+  Allocation allocation;
+  Distillation distillation;
 };
 
 struct Choice {
@@ -54,6 +70,12 @@ std::vector<std::string> preset_names();
 /// (two transforms, two roundings).
 LayerRecipe preset(const std::vector<std::string>& names);
 inline LayerRecipe preset(const std::string& name) { return preset(std::vector<std::string>{name}); }
+
+void visit_fields(FieldVisitor& visitor, Allocation& allocation);
+void visit_fields(FieldVisitor& visitor, Distillation& distillation);
+
+/// The choice on each axis in one line: "awq, awq_clip, nearest, int4 g128".
+std::string composition(const LayerRecipe& layer);
 
 /// Which statistics of its input the layer reads.
 StatisticsNeeds statistics_needs(const LayerRecipe& layer);

@@ -30,12 +30,15 @@ struct Transform {
   int n_grid = 20;                          ///< awq: ratios tried
   DuoScaling duo_scaling = DuoScaling::none;
   bool module_search = true;                ///< awq: q,k,v and gate,up are decided by their module's own output
-  std::int64_t search_rows = 512;           ///< awq: rows of the group's weights that the search looks at; 0: all
-  double alpha = 0.5;                       ///< smoothquant: how much of the difficulty moves to the weights
+  std::int64_t search_rows = 256;           ///< awq: rows of the group's weights that the search looks at; 0: all
+  /// smoothquant: how much of the difficulty moves to the weights; 0: searched for each stage, by the error
+  /// of its output.
+  double alpha = 0;
   OrthogonalKind orthogonal = OrthogonalKind::kronecker;  ///< incoherence, rotation
   bool rescale = false;                     ///< incoherence: QuIP's diagonal rescaling first
   bool online = false;                      ///< rotation: also a Hadamard product before down, at run time
   std::int64_t seed = 42;
+  bool operator==(const Transform&) const = default;
 };
 
 void visit_fields(FieldVisitor& visitor, Transform& transform);
@@ -55,6 +58,9 @@ std::vector<ScaleCandidate> awq_candidates(const Transform& transform);
 at::Tensor awq_scales(const at::Tensor& mean_abs_I, const at::Tensor& weight_mean_I, const ScaleCandidate& candidate);
 /// Mean over all rows of |w| / (group max |w| + 1e-6), [I].
 at::Tensor awq_weight_mean(const std::vector<at::Tensor>& weights_OI, const Grid& grid);
+
+/// Q(W diag s) diag(1/s) - W with nearest min-max rounding, float32 [O, I]: one pass over the weight.
+at::Tensor scaled_rounding_error(const at::Tensor& weight_OI, const at::Tensor& scales_I, const Grid& grid);
 
 /// The H-only losses sum_l tr(dW_l H dW_l^T), dW = Q(W diag s) diag(1/s) - W with nearest min-max
 /// rounding, one per candidate (float64).
