@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model_path, ids_path, out, bits, group, sym = *sys.argv[1:4], *map(int, sys.argv[4:7])
 method = sys.argv[7] if len(sys.argv) > 7 else "gptq"
 text = sys.argv[8] if len(sys.argv) > 8 else None
+if not torch.accelerator.is_available():
+    torch.Tensor.pin_memory = lambda self, *_: self  # awq pins memory for a device that is not there
 model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
 ids = load_file(ids_path)["ids"]
 data = Dataset.from_dict({"input_ids": ids.tolist(), "attention_mask": torch.ones_like(ids).tolist()})

@@ -46,6 +46,19 @@ at::Tensor read_calibration_ids(const std::filesystem::path& path) {
   return ids.clone();
 }
 
+std::vector<at::Tensor> calibration_samples(const CalibrationConfig& config, const Tokenizer& tokenizer, const std::filesystem::path& data_dir) {
+  if (!config.ids.empty()) return {read_calibration_ids(config.ids)};
+  if (!is_examination(config.dataset)) return {calibration_ids(config, tokenizer, data_dir)};
+  std::map<std::int64_t, std::vector<at::Tensor>> by_length;
+  for (const std::string& question : examination_questions(config, data_dir)) {
+    const at::Tensor ids = at::tensor(tokenizer.encode(question, true), at::kLong);
+    if (ids.numel() > 0) by_length[std::min(ids.size(0), config.seqlen)].push_back(ids.narrow(0, 0, std::min(ids.size(0), config.seqlen)));
+  }
+  std::vector<at::Tensor> batches;
+  for (const auto& [length, samples] : by_length) batches.push_back(at::stack(samples));
+  return batches;
+}
+
 at::Tensor calibration_ids(const CalibrationConfig& config, const Tokenizer& tokenizer, const std::filesystem::path& data_dir) {
   if (!config.ids.empty()) return read_calibration_ids(config.ids);
   const Corpus corpus = load_corpus(config.dataset, config.split, data_dir);

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <deque>
 
 #include "miq/core/device.h"
 #include "miq/core/dtype.h"
@@ -14,6 +15,7 @@
 #include "miq/core/memory.h"
 #include "miq/core/text.h"
 #include "miq/dataset/tokenizer.h"
+#include "allocation.h"
 #include "miq/executor/pipeline.h"
 #include "miq/format/dequantized.h"
 
@@ -41,7 +43,8 @@ struct Job {
   std::optional<model::LanguageModel> model;
   std::unique_ptr<dataset::Tokenizer> tokenizer;
   std::vector<PlannedLinear> plan;
-  at::Tensor calibration_ids;
+  std::deque<quantizer::LayerRecipe> allocated;  // recipes of layers with bits of their own
+  std::vector<at::Tensor> calibration_ids;
   std::vector<at::Tensor> streams;  // token streams of evaluation.perplexity
   Json results;
 
@@ -76,7 +79,7 @@ struct Job {
              format_bytes(model->source().bytes()) + "; " + describe(device) + ", " + dtype_name(model->compute_dtype()));
     if (quantizes()) {
       plan = make_plan(*model, config.recipe);
-      if (needs_calibration(plan)) read_calibration();
+      if (needs_calibration(plan) || config.recipe.allocation.bits > 0 || config.recipe.distillation.steps > 0) read_calibration();
     }
     if (evaluates())
       for (const evaluator::PerplexityConfig& item : config.evaluation.perplexity)
@@ -90,9 +93,10 @@ struct Job {
   }
 
   void read_calibration() {
-    calibration_ids = config.calibration.ids.empty()
-                          ? dataset::calibration_ids(config.calibration, need_tokenizer(), config.data_dir)
-                          : dataset::read_calibration_ids(config.calibration.ids);
+    if (config.calibration.ids.empty())
+      calibration_ids = dataset::calibration_samples(config.calibration, need_tokenizer(), config.data_dir);
+    else  // needs no tokenizer
+      calibration_ids = {dataset::read_calibration_ids(config.calibration.ids)};
   }
 
   std::vector<evaluator::Perplexity> score() {
@@ -104,6 +108,16 @@ struct Job {
     return scores;
   }
 
+  // The plan's layers with the bits that the budget gives them.
+  void allocate(const PipelineOptions& options) {
+    for (const auto& [name, bits] : choose_bits(*model, plan, config.recipe.allocation, options)) {
+      const auto planned = std::find_if(plan.begin(), plan.end(), [&](const PlannedLinear& entry) { return entry.name == name; });
+      allocated.push_back(*planned->choice.layer);
+      allocated.back().grid.bits = bits;
+      planned->choice.layer = &allocated.back();
+    }
+  }
+
   void quantize() {
     reset_peak_rss();
     const auto start = std::chrono::steady_clock::now();
@@ -113,6 +127,7 @@ struct Job {
     options.compute_dtype = calibration_dtype(config, *model);
     options.config = config.pipeline;
     options.rotation = rotation();
+    options.distillation = config.recipe.distillation;
     options.strict = config.strict;
     options.keep_blocks = evaluates() && !streams.empty();
     std::optional<StagedFolder> folder;
@@ -131,6 +146,7 @@ struct Job {
       options.on_tensor = [&](const std::string& name, const at::Tensor& tensor) { writer->put(name, tensor); };
       options.on_linear = [&](const std::string& name, const quantizer::QuantizedLinear& linear) { writer->put(name, linear); };
     }
+    if (config.recipe.allocation.bits > 0) allocate(options);
     PipelineResult done = run_pipeline(*model, plan, options);
     if (writer) {
       writer->finish();

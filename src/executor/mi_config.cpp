@@ -97,11 +97,20 @@ class Translator {
     }
   }
 
-  void grid(YAML::Node recipe, int weight_bits, bool asymmetric_by_default) const {
+  void grid(YAML::Node recipe, const std::string& algo, int weight_bits) const {
     recipe["grid"]["bits"] = weight_bits;
-    recipe["grid"]["symmetric"] = !flag(kwargs_, "w_has_zero", asymmetric_by_default);
+    if (algo == "spqr" || algo == "quip") return;  // grids of their own
+    // SmoothQuant and ZeroQuant there are symmetric whatever is asked; GPTQ has no working symmetric
+    // scheme, so that without the key it is asymmetric.
+    const bool absmax = algo.rfind("smoothquant", 0) == 0 || algo == "zeroquant";
+    if (absmax && flag(kwargs_, "w_has_zero", false)) warn(kwargs_["w_has_zero"], "MI-optimize's " + algo + " ignored w_has_zero: its weights are symmetric; so are miq's");
+    recipe["grid"]["symmetric"] = absmax || !flag(kwargs_, "w_has_zero", algo.find("gptq") != std::string::npos);
     const std::string qtype = text(kwargs_, "w_qtype", "per_channel");
-    const std::int64_t group = whole(kwargs_, "w_groupsize", whole(kwargs_, "groupsize", -1));
+    const char* const key = kwargs_["w_groupsize"] ? "w_groupsize" : "groupsize";
+    const std::int64_t group = whole(kwargs_, key, -1);
+    if (algo == "zeroquant" && kwargs_["w_groupsize"] && !kwargs_["groupsize"])
+      warn(kwargs_["w_groupsize"], "MI-optimize's zeroquant reads groupsize and ignored w_groupsize; miq takes it");
+    if (qtype != "per_group" && group > 0) warn(kwargs_[key], std::string(key) + " has no meaning with w_qtype " + qtype + ": MI-optimize ignored it, and so does miq");
     if (qtype == "per_group" && group > 0) {
       recipe["grid"]["granularity"] = "group";
       recipe["grid"]["group_size"] = group;
@@ -115,14 +124,28 @@ class Translator {
     }
   }
 
-  void activation(YAML::Node recipe, int activation_bits) const {
+  void activation(YAML::Node recipe, const std::string& algo, int activation_bits) const {
     if (activation_bits == 0) return;
     recipe["activation"]["bits"] = activation_bits;
+    const bool dynamic_only = text(kwargs_, "quantization_type", "static") != "dynamic" && (algo.rfind("smoothquant", 0) == 0 || algo == "zeroquant");
+    if (dynamic_only && kwargs_["quantization_type"])
+      warn(kwargs_["quantization_type"], "MI-optimize's " + algo + " ignored quantization_type: activations are always dynamic; so are miq's");
+    const bool dynamic = dynamic_only || text(kwargs_, "quantization_type", "static") == "dynamic";
+    const std::string qtype = text(kwargs_, "a_qtype", "per_tensor");
+    if (qtype == "per_dimension")
+      throw Error(ErrorKind::unsupported, "activations per dimension cannot be computed by a product of codes", source_.where("a_qtype", kwargs_["a_qtype"]),
+                  "use per_tensor, per_token or per_group");
+    if (!dynamic && qtype != "per_tensor") warn(kwargs_["a_qtype"], "static activations were per_tensor in MI-optimize whatever a_qtype said; so are miq's");
     static const std::map<std::string, std::string> kNames = {
-        {"per_tensor", "tensor"}, {"per_token", "token"}, {"per_dimension", "channel"}, {"per_group", "group"}};
-    const auto name = kNames.find(text(kwargs_, "a_qtype", "per_tensor"));
-    recipe["activation"]["granularity"] = name == kNames.end() ? "tensor" : name->second;
-    recipe["activation"]["dynamic"] = text(kwargs_, "quantization_type", "static") == "dynamic";
+        {"per_tensor", "tensor"}, {"per_token", "token"}, {"per_group", "group"}};
+    const auto name = kNames.find(qtype);
+    recipe["activation"]["granularity"] = !dynamic || name == kNames.end() ? "tensor" : name->second;
+    const std::int64_t group = whole(kwargs_, "a_groupsize", -1);
+    if (recipe["activation"]["granularity"].Scalar() == "group") {
+      if (group > 0) recipe["activation"]["group_size"] = group;
+      else recipe["activation"]["granularity"] = "token";  // a group of -1 is the whole row
+    }
+    recipe["activation"]["dynamic"] = dynamic;
     recipe["activation"]["symmetric"] = !flag(kwargs_, "a_has_zero", false);
   }
 
@@ -145,8 +168,14 @@ class Translator {
     recipe["preset"] = preset(algo);
     const int weight_bits = bits("w_dtype", "float16");
     const bool gptq = algo.find("gptq") != std::string::npos;
-    // GPTQ there has no working symmetric scheme, so that without the key it is asymmetric.
-    if (weight_bits > 0) grid(recipe, weight_bits, gptq);
+    if (weight_bits > 0 && algo != "fp8") grid(recipe, algo, weight_bits);
+    if (algo == "fp8") warn(config["algo"], "MI-optimize's fp8 could not be reached (and its e5m2 makes every weight 0); miq computes e4m3 weights by channel, inputs by token");
+    if (algo == "spqr") warn(config["algo"], "MI-optimize's spqr could not be constructed; miq computes SpQR as published");
+    if (algo.find('+') != std::string::npos)
+      warn(config["algo"], "MI-optimize's " + algo + " used the Hessian of unscaled inputs, which is mostly worse than plain rounding; miq transforms it with the weights");
+    if (algo.rfind("smoothquant", 0) == 0 || algo.rfind("awq", 0) == 0)
+      warn(config["algo"], "MI-optimize divided each linear's input by a scale of its own at run time; miq shares it among linears of one input and folds it into the operation before");
+    if (algo.rfind("smoothquant", 0) == 0) recipe["transform"]["alpha"] = kwargs_["alpha"] ? text(kwargs_, "alpha", "0.5") : std::string("0.5");
     if (gptq) {
       recipe["rounding"]["act_order"] = flag(kwargs_, "actorder", true);
       recipe["rounding"]["group_aware"] = false;
@@ -154,7 +183,7 @@ class Translator {
       recipe["rounding"]["block_size"] = whole(kwargs_, "blocksize", 128);
       if (kwargs_["percdamp"]) recipe["rounding"]["percdamp"] = text(kwargs_, "percdamp", "0.01");
     }
-    activation(recipe, bits("a_dtype", "float16"));
+    if (algo != "fp8") activation(recipe, algo, bits("a_dtype", "float16"));
     rules(recipe, weight_bits == 0);
     native_["recipe"] = recipe;
   }
@@ -185,6 +214,20 @@ class Translator {
     native_["pipeline"]["offload"] = offload == "cpu" && !native_["device"].Scalar().empty() && at::hasCUDA() ? "cpu" : "none";
   }
 
+  // Subjects and how many questions of each.
+  void examination(const YAML::Node& config, YAML::Node out) const {
+    const YAML::Node nums = config["calibrate_nums"];
+    std::string subjects = text(config, "calibrate_subject", "all");
+    if (nums && nums.IsMap()) {
+      subjects.clear();
+      for (const auto& entry : nums) subjects += (subjects.empty() ? "" : ", ") + entry.first.Scalar() + "=" + entry.second.Scalar();
+    } else if (nums) {
+      out["per_subject"] = whole(config, "calibrate_nums", 4);
+    }
+    out["subjects"] = subjects;
+    out["shuffle"] = flag(config, "shuffle", false);
+  }
+
   void calibration(const YAML::Node& config) {
     if (!config || !config.IsMap()) return;
     known(config, "calibrate_config",
@@ -199,6 +242,7 @@ class Translator {
     out["seqlen"] = whole(config, "seqlen", whole(config, "calibrate_seqlen", whole(kwargs_, "calibrate_seq_length", 2048)));
     out["seed"] = whole(config, "seed", 42);
     out["sampling"] = "random";
+    if (name == "ceval" || name == "cmmlu") examination(config, out);
     native_["calibration"] = out;
   }
 

@@ -48,6 +48,12 @@ class Pipeline {
     for (std::int64_t l = 0; l < blocks; ++l) {
       model_.prefetch_block(l + 1);
       Block block = read_block(l);
+      if (options_.survey) {
+        survey_block(block);
+        progress.advance();
+        continue;
+      }
+      if (options_.distillation.steps > 0) distill(block);
       if (l > last_calibrated_)
         for (std::int64_t s = 0; s < block.num_stages(); ++s) solve_stage(block, s, nullptr);
       else if (options_.config.order == Order::stage)
@@ -63,6 +69,7 @@ class Pipeline {
  private:
   // Blocks behind the last one that needs data are rounded without a forward pass.
   std::int64_t last_calibrated_block() const {
+    if (options_.survey || options_.distillation.steps > 0) return model_.architecture().num_layers - 1;
     const auto per_block = static_cast<std::int64_t>(plan_.size()) / model_.architecture().num_layers;
     for (auto i = static_cast<std::int64_t>(plan_.size()) - 1; i >= 0; --i)
       if (quantizer::statistics_needs(*plan_[static_cast<size_t>(i)].choice.layer).any()) return i / per_block;
@@ -83,14 +90,17 @@ class Pipeline {
   void embed_samples() {
     const PhaseTimer timer(result_.seconds_by_phase, "forward");
     const model::Architecture& a = model_.architecture();
-    const at::Tensor& ids = options_.calibration_ids;
-    const std::int64_t sample_bytes = ids.size(1) * (3 * a.intermediate_size + 6 * a.hidden_size) * 4;
     constexpr std::int64_t kAutoBytes = std::int64_t{128} << 20;
     const std::int64_t budget = options_.config.memory > 0 ? options_.config.memory : std::min(kAutoBytes, available_memory_bytes() / 8);
-    const std::int64_t batch = std::clamp<std::int64_t>(budget / sample_bytes, 1, ids.size(0));
-    for (std::int64_t s = 0; s < ids.size(0); s += batch)
-      states_.push_back({rest(model_.embed(ids.narrow(0, s, std::min(batch, ids.size(0) - s)))), {}});
-    rope_ = &model_.rope(ids.size(1));
+    std::int64_t longest = 0;
+    for (const at::Tensor& ids : options_.calibration_ids) {
+      const std::int64_t sample_bytes = ids.size(1) * (3 * a.intermediate_size + 6 * a.hidden_size) * 4;
+      const std::int64_t batch = std::clamp<std::int64_t>(budget / sample_bytes, 1, ids.size(0));
+      for (std::int64_t s = 0; s < ids.size(0); s += batch)
+        states_.push_back({rest(model_.embed(ids.narrow(0, s, std::min(batch, ids.size(0) - s)))), {}});
+      longest = std::max(longest, ids.size(1));
+    }
+    rope_ = &model_.rope(longest);
   }
 
   // Hidden states between uses: on the device, or in the CPU's memory.
@@ -200,6 +210,42 @@ class Pipeline {
     }
     for (std::int64_t s = 0; s < block.num_stages(); ++s) solve_stage(block, s, statistics[static_cast<size_t>(s)].get());
     for (size_t i = 0; i < inputs.size(); ++i) states_[i] = {forward_block(block, inputs[i]), {}};
+  }
+
+  // Looks at all linears of the float block, and goes on with its float output.
+  void survey_block(Block& block) {
+    std::vector<std::unique_ptr<quantizer::InputStatistics>> statistics;
+    for (std::int64_t s = 0; s < block.num_stages(); ++s)
+      statistics.push_back(std::make_unique<quantizer::InputStatistics>(block.stage(s).front()->in_features, model_.device(), quantizer::StatisticsNeeds{.hessian = true}));
+    for (BlockState& state : states_) {
+      wake(state);
+      for (std::int64_t s = 0; s < block.num_stages(); ++s) {
+        begin(block, s, state);
+        gather(*statistics[static_cast<size_t>(s)], state);
+        end(block, s, state);
+      }
+      put_to_rest(state);
+    }
+    const PhaseTimer timer(result_.seconds_by_phase, "solve");
+    for (std::int64_t s = 0; s < block.num_stages(); ++s) {
+      quantizer::StageHessian hessian(statistics[static_cast<size_t>(s)]->hessian(), statistics[static_cast<size_t>(s)]->num_tokens());
+      for (model::Linear* linear : block.stage(s))
+        if (!solver_.recipe_of(*linear).keep_float) options_.survey(solver_.planned(*linear), solver_.float_weight(*linear), hessian);
+    }
+    model_.release_block(block.layer());
+  }
+
+  // Better weights for the rounding, trained on the hidden states that the block will see.
+  void distill(Block& block) {
+    const PhaseTimer timer(result_.seconds_by_phase, "solve");
+    std::vector<at::Tensor> inputs;
+    for (BlockState& state : states_) {
+      wake(state);
+      inputs.push_back(state.hidden_BTH);
+    }
+    const DistillResult done = solver_.distill(block, inputs, *rope_, options_.distillation);
+    log_info("block " + std::to_string(block.layer()) + ": distilled, mean squared error " + std::to_string(done.loss_before) + " -> " + std::to_string(done.loss_after));
+    for (BlockState& state : states_) put_to_rest(state);
   }
 
   // Rounds the linears of a stage and puts their values in place.

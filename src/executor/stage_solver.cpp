@@ -58,11 +58,23 @@ bool StageSolver::wants_sample(model::Block& block, std::int64_t stage) const {
 void StageSolver::begin_block(model::Block& block) {
   finished_.clear();
   to_fold_.clear();
-  if (rotation_ != nullptr) rotated_ = rotation_->rotate_block(block);
+  weights_.clear();
+  if (rotation_ != nullptr) weights_ = rotation_->rotate_block(block);
+}
+
+DistillResult StageSolver::distill(model::Block& block, const std::vector<at::Tensor>& inputs, const model::RopeTable& rope,
+                                   const quantizer::Distillation& options) {
+  std::vector<TrainedLinear> linears;
+  for (const model::Linear* linear : block.linears())
+    linears.push_back({linear, float_weight(*linear), recipe_of(*linear).keep_float ? nullptr : &recipe_of(*linear)});
+  DistillResult done = distill_block(block, model_.architecture(), linears, inputs, rope, options);
+  for (const TrainedLinear& entry : linears)
+    if (entry.recipe != nullptr) weights_[entry.linear->name] = done.weights.at(entry.linear->name);
+  return done;
 }
 
 at::Tensor StageSolver::float_weight(const model::Linear& linear) const {
-  if (const auto found = rotated_.find(linear.name); found != rotated_.end()) return found->second;
+  if (const auto found = weights_.find(linear.name); found != weights_.end()) return found->second;
   return model_.source().tensor(linear.name + ".weight").to(model_.device(), at::kFloat).contiguous();
 }
 
@@ -209,7 +221,7 @@ void StageSolver::finish_block(model::Block& block, const PipelineOptions& optio
     linear->kernel = make_quantized_kernel(found->second);
   }
   finished_.clear();
-  rotated_.clear();
+  weights_.clear();
 }
 
 }  // namespace miq::executor

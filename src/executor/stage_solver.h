@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "miq/executor/pipeline.h"
+#include "distill.h"
 #include "rotation.h"
 #include "scale_group.h"
 #include "scale_search.h"
@@ -26,15 +27,16 @@ class StageSolver {
   void begin_block(model::Block& block);
   /// The float32 weight of a linear of the current block, as the model has it (rotated).
   at::Tensor float_weight(const model::Linear& linear) const;
+  /// Trains the block's weights (distill.h); float_weight() gives the trained ones from then on.
+  DistillResult distill(model::Block& block, const std::vector<at::Tensor>& inputs, const model::RopeTable& rope, const quantizer::Distillation& options);
   /// Rounds the linears of a stage. statistics: null when nothing needs any; sample: null unless wants_sample. Afterwards each computes with its quantized weight.
   void solve(model::Block& block, std::int64_t stage, const quantizer::InputStatistics* statistics, const ModuleSample* sample,
              at::ScalarType compute_dtype);
   /// Folds transforms, gives the results to the callbacks, installs the final kernels.
   void finish_block(model::Block& block, const PipelineOptions& options);
-  const QuantizedLinears& finished() const { return finished_; }
+  const PlannedLinear& planned(const model::Linear& linear) const { return *by_name_.at(linear.name); }
 
  private:
-  const PlannedLinear& planned(const model::Linear& linear) const { return *by_name_.at(linear.name); }
   at::Tensor fit_divisor(model::Block& block, std::int64_t stage, const at::Tensor& divisor_I, bool folded) const;
   quantizer::OnlineTransform choose_transform(model::Block& block, std::int64_t stage, std::vector<model::Linear*>& group, bool folded,
                                               const quantizer::InputStatistics* statistics, const at::Tensor& hessian_II,
@@ -47,7 +49,7 @@ class StageSolver {
   const Rotation* rotation_;
   std::function<void(const LayerReport&)> report_;
   std::map<std::string, const PlannedLinear*> by_name_;
-  std::map<std::string, at::Tensor> rotated_;  // weights of the current block
+  std::map<std::string, at::Tensor> weights_;  // of the current block, where they are not the checkpoint's
   QuantizedLinears finished_;                  // of the current block
   std::map<std::int64_t, at::Tensor> to_fold_; // divisor of a stage of the current block
 };

@@ -161,7 +161,7 @@ class Output(Case):
 
     def test_lists(self):
         names = [item["name"] for item in json.loads(miq("list", "algorithms", "--json", check=0).stdout)]
-        self.assertEqual(names, ["rtn", "gptq"])
+        self.assertEqual(names, ["rtn", "gptq", "awq", "smoothquant", "zeroquant", "fp8", "spqr", "quip", "hqq", "quarot"])
 
     def test_closed_stdout(self):
         with open("/dev/full", "w") as full:
@@ -232,7 +232,7 @@ class BadInput(Case):
                                  ("calibration.samples=1000000", "tokens"), ("calibration.dataset=wikitext3", "wikitext2"), ("model.dtype=int8", "dtype")]:
             with self.subTest(assignment):
                 self.expect_error(miq("quantize", "--config", CONFIG, "--set", assignment), 2, text)
-        for assignment in ("recipe.preset=awq", "recipe.preset=[awq, gptq]", "recipe.activation.bits=8", "sweep={bits: [2]}"):
+        for assignment in ("sweep={bits: [2]}", "evaluation.tasks=[{task: hellaswag}]"):
             with self.subTest(assignment):
                 self.expect_error(miq("quantize", "--config", CONFIG, "--set", assignment), 3)
 

@@ -120,11 +120,13 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"recipe: {grid: {granularity: channel, group_size: 64}}", ErrorKind::config, "recipe.grid.group_size", "without groups"},
         Mistake{"recipe: {grid: [4]}", ErrorKind::config, "recipe.grid", "a list"},
         Mistake{"recipe: {preset: gtpq}", ErrorKind::config, "recipe.preset", "did you mean gptq"},
-        Mistake{"recipe: {preset: awq}", ErrorKind::unsupported, "recipe.preset", "built so far: rtn, gptq"},
-        Mistake{"recipe: {preset: [awq, gptq]}", ErrorKind::unsupported, "recipe.preset", "awq"},
-        Mistake{"recipe: {transform: {alpha: 0.5}}", ErrorKind::unsupported, "recipe.transform", "transform"},
-        Mistake{"recipe: {activation: {bits: 8}}", ErrorKind::unsupported, "recipe.activation.bits", "activation"},
-        Mistake{"recipe: {range: percentile}", ErrorKind::unsupported, "recipe.range", "min_max, mse"},
+        Mistake{"recipe: {preset: [awq, gtpq]}", ErrorKind::config, "recipe.preset", "did you mean gptq"},
+        Mistake{"recipe: {preset: [awq, smoothquant]}", ErrorKind::config, "recipe.preset", "both choose the transform"},
+        Mistake{"recipe: {preset: gptq+spqr}", ErrorKind::config, "recipe.preset", "both choose the rounding"},
+        Mistake{"recipe: {transform: {alpa: 0.5}}", ErrorKind::config, "recipe.transform.alpa", "did you mean alpha"},
+        Mistake{"recipe: {activation: {bits: eight}}", ErrorKind::config, "recipe.activation.bits", "whole number"},
+        Mistake{"recipe: {range: percentil}", ErrorKind::config, "recipe.range", "did you mean percentile"},
+        Mistake{"recipe: {rules: [{match: a, transform: rotation}]}", ErrorKind::config, "recipe.rules.0.transform", "whole model"},
         Mistake{"recipe: {rounding: {percdamp: -1}}", ErrorKind::config, "recipe.rounding.percdamp", "0 .."},
         Mistake{"recipe: {rounding: {percdamp: .nan}}", ErrorKind::config, "recipe.rounding.percdamp", "number"},
         Mistake{"recipe: {rules: {match: a}}", ErrorKind::config, "recipe.rules", "list"},
@@ -186,31 +188,39 @@ TEST(MiOptimize, WholeRowsAndIgnoredKeys) {
   EXPECT_EQ(config.calibration.samples, 128);
 }
 
+TEST(MiOptimize, ActivationsCombinationsAndExaminations) {
+  const JobConfig smooth = read("quant_config: {algo: smoothquant, kwargs: {w_dtype: int8, a_dtype: int8, a_qtype: per_token, w_groupsize: 128, quantization_type: static}}");
+  EXPECT_EQ(smooth.recipe.otherwise.transform.alpha, 0.5);
+  EXPECT_EQ(smooth.recipe.otherwise.grid.granularity, Granularity::channel);
+  EXPECT_TRUE(smooth.recipe.otherwise.activation.dynamic);
+  const JobConfig fixed = read("quant_config: {algo: rtn, kwargs: {w_dtype: int8, a_dtype: int8, a_qtype: per_token, quantization_type: static, a_has_zero: True}}");
+  EXPECT_FALSE(fixed.recipe.otherwise.activation.dynamic);
+  EXPECT_EQ(fixed.recipe.otherwise.activation.granularity, quantizer::ActivationGranularity::tensor);
+  EXPECT_FALSE(fixed.recipe.otherwise.activation.symmetric);
+  const JobConfig both = read("quant_config: {algo: awq+gptq, kwargs: {w_dtype: int3}, calibrate_config: {name: cmmlu, split: val, calibrate_nums: {arts: 2, logical: 3}, calibrate_seqlen: 64}}");
+  EXPECT_EQ(both.recipe.otherwise.preset, "awq+gptq");
+  EXPECT_EQ(both.calibration.subjects, "arts=2, logical=3");
+  EXPECT_EQ(both.calibration.seqlen, 64);
+}
+
 TEST(MiOptimize, MistakesAreTold) {
   EXPECT_THAT(std::string(error_of("quant_config: {algo: gptqq}").what()), HasSubstr("did you mean gptq"));
   EXPECT_EQ(error_of("quant_config: {algo: rtn, kwargs: {w_dtype: int9}}").kind(), ErrorKind::config);
-  EXPECT_EQ(error_of("quant_config: {algo: smoothquant, kwargs: {w_dtype: int8, a_dtype: int8}}").kind(), ErrorKind::unsupported);
-  EXPECT_EQ(error_of("quant_config: {algo: awq+gptq, kwargs: {w_dtype: int4}}").kind(), ErrorKind::unsupported);
+  EXPECT_EQ(error_of("quant_config: {algo: rtn, kwargs: {w_dtype: int8, a_dtype: int8, a_qtype: per_dimension}}").kind(), ErrorKind::unsupported);
   EXPECT_EQ(error_of("quant_config: 3").kind(), ErrorKind::config);
 }
 
-// Every file that MI-optimize ships reads, or is refused for what this version lacks.
-TEST(GoldenMiOptimize, ShippedFilesAreReadOrRefused) {
+// Every file that MI-optimize ships reads, and its resolved form reads back the same.
+TEST(GoldenMiOptimize, ShippedFilesAreRead) {
   MIQ_REQUIRE_GOLDEN("../data/mi-optimize-configs");
-  int read_count = 0, refused = 0;
+  int read_count = 0;
   for (const auto& entry : std::filesystem::directory_iterator(test::golden_dir() / ".." / "data" / "mi-optimize-configs")) {
     if (entry.path().extension() != ".yaml") continue;
-    try {
-      const JobConfig config = read_job_config(ConfigSource::from_file(entry.path()));
-      EXPECT_EQ(to_yaml(read(to_yaml(config))), to_yaml(config)) << entry.path();
-      ++read_count;
-    } catch (const Error& error) {
-      EXPECT_EQ(error.kind(), ErrorKind::unsupported) << entry.path() << ": " << error.what();
-      ++refused;
-    }
+    const JobConfig config = read_job_config(ConfigSource::from_file(entry.path()));
+    EXPECT_EQ(to_yaml(read(to_yaml(config))), to_yaml(config)) << entry.path();
+    ++read_count;
   }
-  EXPECT_GE(read_count, 3);
-  std::printf("MI-optimize's files: %d read, %d refused as not built yet\n", read_count, refused);
+  EXPECT_GE(read_count, 17);
 }
 
 }  // namespace

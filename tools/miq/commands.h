@@ -23,12 +23,14 @@ struct JobOptions {
   CommonOptions common;
   std::string config, model, output, device, data_dir;
   std::vector<std::string> assignments;
+  bool strict = false;
 };
 void add_job_options(CLI::App& command, JobOptions& options);
 /// The configuration they give, flags over `--set` over the file. @throws Error
 executor::JobConfig read_job(const JobOptions& options);
 
 void add_job_commands(CLI::App& program);      ///< quantize, eval, run
+void add_plan_command(CLI::App& program);
 void add_generate_command(CLI::App& program);
 void add_config_command(CLI::App& program);    ///< config show, config convert
 void add_list_command(CLI::App& program);

@@ -18,6 +18,7 @@ void add_job_options(CLI::App& command, JobOptions& options) {
   command.add_option("--output", options.output, "run directory")->type_name("DIR");
   command.add_option("--device", options.device, "cpu, cuda, cuda:N or auto");
   command.add_option("--data-dir", options.data_dir, "folder of the named corpora")->type_name("DIR");
+  command.add_flag("--strict", options.strict, "an event (raised damping, a fallback, dead inputs) is a failure");
   command.add_option("--set", options.assignments, "key.path=value, typed as YAML; repeatable")
       ->type_name("KEY=VALUE")
       ->expected(1)
@@ -37,6 +38,7 @@ executor::JobConfig read_job(const JobOptions& options) {
   if (!options.output.empty()) config.output = options.output;
   if (!options.device.empty()) config.device = options.device;
   if (!options.data_dir.empty()) config.data_dir = options.data_dir;
+  config.strict = config.strict || options.strict;
   return config;
 }
 

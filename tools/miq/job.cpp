@@ -2,6 +2,7 @@
 #include "commands.h"
 #include "miq/core/text.h"
 #include "miq/executor/job.h"
+#include "miq/executor/plan.h"
 
 namespace miq::tools {
 namespace {
@@ -17,6 +18,16 @@ void add_job_command(CLI::App& program, const std::string& name, const std::stri
 }
 
 }  // namespace
+
+void add_plan_command(CLI::App& program) {
+  CLI::App* const command = program.add_subcommand("plan", "what every linear will get, and what it will cost, before a weight is read");
+  const auto options = std::make_shared<JobOptions>();
+  add_job_options(*command, *options);
+  command->callback([options] {
+    const nlohmann::ordered_json plan = executor::describe_plan(read_job(*options));
+    print(options->common.json ? to_text(plan) : executor::format_plan(plan));
+  });
+}
 
 void add_job_commands(CLI::App& program) {
   add_job_command(program, "quantize", "quantize and export a model", executor::JobMode::quantize);

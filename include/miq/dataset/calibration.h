@@ -18,11 +18,27 @@ struct CalibrationConfig {
   std::int64_t seqlen = 2048;
   Sampling sampling = Sampling::random;
   std::int64_t seed = 42;
+  /// Examinations (ceval, cmmlu): "all", a category such as Humanities, or subjects ("arts, law=4").
+  std::string subjects = "all";
+  std::int64_t per_subject = 4;  ///< questions of each subject, where it states no number of its own
+  bool shuffle = false;          ///< questions drawn by the seed, instead of the first ones
   std::string ids;  ///< path of a safetensors file with `ids` [samples, seqlen] int64; replaces all above
 };
 
 /// `ids` [samples, seqlen] int64 of a safetensors file. @throws Error{io} for anything else.
 at::Tensor read_calibration_ids(const std::filesystem::path& path);
+
+/// The samples as batches of equal length, int64 [S, T]. Text: one batch of `samples` windows, drawn as
+/// in calibration_ids. Examinations: each question with its options is a sample of its own, without the
+/// answer, cut to seqlen (MI-optimize). @throws Error{config, io} as calibration_ids.
+std::vector<at::Tensor> calibration_samples(const CalibrationConfig& config, const Tokenizer& tokenizer,
+                                            const std::filesystem::path& data_dir);
+
+/// Whether the named set is an examination whose questions can be calibrated on.
+bool is_examination(const std::string& dataset);
+
+/// The questions of an examination as text. @throws Error{io, config}
+std::vector<std::string> examination_questions(const CalibrationConfig& config, const std::filesystem::path& data_dir);
 
 /// ids [samples, seqlen] int64. random: as the GPTQ reference draws (random.seed(seed), then
 /// i = randint(0, n - seqlen - 1) per sample; c4: a document with at least seqlen tokens first).

@@ -28,10 +28,14 @@ struct PipelineResult {
 };
 
 struct PipelineOptions {
-  at::Tensor calibration_ids;                 ///< int64 [S, T]; may be undefined when no rounding needs data
+  std::vector<at::Tensor> calibration_ids;    ///< batches of equal length, int64 [S, T]; may be empty when nothing needs data
   at::ScalarType compute_dtype = at::kFloat;  ///< of the calibration pass
   PipelineConfig config;
   quantizer::Transform rotation;              ///< of the whole model; kind rotation, or none
+  quantizer::Distillation distillation;
+  /// When set, nothing is quantized: sees every linear that would be, with its float32 weight and the
+  /// Hessian of its inputs in the float model.
+  std::function<void(const PlannedLinear&, const at::Tensor& weight_OI, quantizer::StageHessian&)> survey;
   bool keep_blocks = false;
   bool strict = false;                        ///< an event ends the run
   /// Sees each quantized linear when its block is done.

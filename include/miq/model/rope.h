@@ -14,6 +14,8 @@ class RopeTable {
   /// Rotates x [B, heads, T, D] whose first token stands at `first_position`. Result in x's type.
   at::Tensor rotate(const at::Tensor& x_BNTD, std::int64_t first_position) const;
   std::int64_t positions() const { return cos_PD_.size(0); }
+  const at::Tensor& cos_PD() const { return cos_PD_; }
+  const at::Tensor& sin_PD() const { return sin_PD_; }
 
  private:
   at::Tensor cos_PD_, sin_PD_;

@@ -1,0 +1,265 @@
+// What a job will do and cost, told beforehand: `miq plan`.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <chrono>
+#include <set>
+
+#include "miq/core/device.h"
+#include "miq/core/dtype.h"
+#include "miq/core/error.h"
+#include "miq/core/memory.h"
+#include "miq/core/text.h"
+#include "miq/executor/plan.h"
+#include "scale_group.h"
+
+namespace miq::executor {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using quantizer::Granularity;
+using quantizer::LayerRecipe;
+using quantizer::TransformKind;
+
+struct Planner {
+  const JobConfig& config;
+  const model::LanguageModel& model;
+  const std::vector<PlannedLinear>& plan;
+  Json conflicts = Json::array();
+  std::set<std::string> told;
+
+  const model::Architecture& a() const { return model.architecture(); }
+  std::int64_t per_block() const { return static_cast<std::int64_t>(plan.size()) / a().num_layers; }
+
+  // Once for all layers of a kind: the first one is named, the others are counted by the reader.
+  void conflict(const std::string& kind, const std::string& layer, const std::string& what, const std::string& fix) {
+    if (told.insert(kind + what).second) conflicts.push_back({{"kind", kind}, {"layer", layer}, {"what", what}, {"fix", fix}});
+  }
+
+  // The plan's linears of one stage of one block.
+  std::vector<const PlannedLinear*> stage(std::int64_t layer, std::int64_t index) const {
+    std::vector<const PlannedLinear*> linears;
+    std::int64_t at = layer * per_block();
+    const auto stages = a().stages();
+    for (std::int64_t s = 0; s < index; ++s) at += static_cast<std::int64_t>(stages[static_cast<size_t>(s)].size());
+    for (size_t i = 0; i < stages[static_cast<size_t>(index)].size(); ++i) linears.push_back(&plan[static_cast<size_t>(at) + i]);
+    return linears;
+  }
+
+  static std::vector<const LayerRecipe*> recipes(const std::vector<const PlannedLinear*>& linears) {
+    std::vector<const LayerRecipe*> list;
+    for (const PlannedLinear* planned : linears) list.push_back(planned->choice.layer);
+    return list;
+  }
+
+  // Where the transform of a stage's input goes.
+  std::string place(std::int64_t layer, std::int64_t index, const LayerRecipe& recipe) const {
+    if (recipe.keep_float || recipe.transform.kind == TransformKind::none) return "-";
+    if (recipe.transform.kind == TransformKind::incoherence) return "online";
+    if (recipe.transform.kind == TransformKind::rotation) return recipe.transform.online && (index == kOut || index == kDown) ? "folded, Hadamard online" : "folded";
+    const FoldTarget target = fold_target(a(), index);
+    const LayerRecipe* before = nullptr;
+    if (target.linear != nullptr) before = index == kOut ? stage(layer, kQkv)[2]->choice.layer : stage(layer, kGateUp)[1]->choice.layer;
+    const bool folded = folds(recipes(stage(layer, index)), before);
+    if (recipe.transform.kind == TransformKind::smoothquant && !folded && index != kQkv && index != kGateUp) return "left out";
+    return folded ? "folded into " + target.name : "online";
+  }
+
+  static double bits(const PlannedLinear& planned, const std::string& where) {
+    const LayerRecipe& recipe = *planned.choice.layer;
+    double value = bits_per_weight(recipe.grid, planned.out_features, planned.in_features);
+    if (recipe.rounding.act_order != quantizer::ActOrder::none && recipe.grid.granularity == Granularity::group && !recipe.rounding.static_groups)
+      value += 32.0 / static_cast<double>(planned.out_features);
+    if (where == "online" && recipe.transform.kind != TransformKind::incoherence) value += 16.0 / static_cast<double>(planned.out_features);
+    return value;
+  }
+
+  void check_groups(const PlannedLinear& planned, std::int64_t index) {
+    const LayerRecipe& recipe = *planned.choice.layer;
+    if (recipe.keep_float || recipe.grid.granularity != Granularity::group) return;
+    const std::int64_t group = recipe.grid.group_size, columns = planned.in_features, rows = planned.out_features;
+    if (columns % group != 0)
+      conflict("ragged_group", planned.name, "groups of " + std::to_string(group) + " do not divide " + std::to_string(columns) + " inputs: the last is shorter, which no served format can hold",
+               "choose a group_size that divides " + std::to_string(columns) + ", or granularity: channel");
+    const bool by_rows = index == kQkv || index == kGateUp;
+    for (const std::int64_t ranks : {2, 4, 8}) {
+      if (by_rows && rows % ranks != 0)
+        conflict("tensor_parallel", planned.name, std::to_string(rows) + " outputs cannot be split over " + std::to_string(ranks) + " ranks", "serve on fewer");
+      if (!by_rows && columns % group == 0 && (columns % ranks != 0 || columns / ranks % group != 0))
+        conflict("tensor_parallel", planned.name, "groups of " + std::to_string(group) + " do not divide the " + std::to_string(columns / ranks) + " inputs of a rank under tensor parallelism " + std::to_string(ranks),
+                 "choose a group_size that divides them if the model is to be served so");
+    }
+  }
+
+  // Servers fuse q,k,v and gate,up: one grid for all of them.
+  void check_fused(std::int64_t layer, std::int64_t index) {
+    const auto linears = stage(layer, index);
+    for (const PlannedLinear* planned : linears) {
+      const LayerRecipe &one = *linears.front()->choice.layer, &other = *planned->choice.layer;
+      const bool same = one.keep_float == other.keep_float &&
+                        (one.keep_float || (one.grid.bits == other.grid.bits && one.grid.type == other.grid.type && one.grid.granularity == other.grid.granularity &&
+                                            one.grid.group_size == other.grid.group_size && one.grid.symmetric == other.grid.symmetric));
+      if (!same)
+        conflict("split_group", planned->name, "it gets another grid than " + linears.front()->name + ": servers fuse the two", "give the linears of one input the same grid");
+    }
+  }
+
+  void check_model() {
+    const bool rotated = config.recipe.otherwise.transform.kind == TransformKind::rotation;
+    if (a().tie_word_embeddings && rotated)
+      conflict("tied_head", a().head, "the head shares the embedding, which a rotation parts: the checkpoint grows by " +
+                                          format_bytes(model.embedding_VH().numel() * static_cast<std::int64_t>(model.embedding_VH().element_size())), "nothing to do if that is fine");
+    if (a().tie_word_embeddings)
+      for (const quantizer::Rule& rule : config.recipe.rules)
+        if (rule.match == a().head || rule.match == "lm_head") conflict("tied_head", a().head, "the head shares the embedding's tensor and stays float in any case", "the rule can be left out");
+    if (!config.export_) return;
+    for (const PlannedLinear& planned : plan)
+      if (!planned.choice.layer->keep_float && planned.choice.layer->activation.enabled()) {
+        conflict("export", planned.name, "the format dequantized holds weights only: what reads it will not quantize activations", "score with miq run, which does");
+        break;
+      }
+    if (config.recipe.otherwise.transform.kind == TransformKind::rotation && config.recipe.otherwise.transform.online)
+      conflict("export", a().block_name(0) + a().names.down, "an online Hadamard product is undone in the dequantized weights", "set transform.online: false where nothing but weights is quantized");
+  }
+
+  std::int64_t calibration_tokens() const {
+    bool needed = config.recipe.allocation.bits > 0 || config.recipe.distillation.steps > 0;
+    for (const PlannedLinear& planned : plan) needed = needed || quantizer::statistics_needs(*planned.choice.layer).any();
+    if (!needed) return 0;
+    if (!config.calibration.ids.empty()) return dataset::read_calibration_ids(config.calibration.ids).numel();
+    if (dataset::is_examination(config.calibration.dataset)) {
+      constexpr std::int64_t kTokensOfAQuestion = 120;
+      return static_cast<std::int64_t>(dataset::examination_questions(config.calibration, config.data_dir).size()) * kTokensOfAQuestion;
+    }
+    return config.calibration.samples * config.calibration.seqlen;
+  }
+};
+
+// Operations a second of a product in this type, measured for a moment.
+double matrix_rate(at::ScalarType dtype, const at::Device& device) {
+  const at::Tensor x = at::randn({1024, 1024}, at::TensorOptions().device(device)).to(dtype);
+  double best = 0;
+  for (int i = 0; i < 6; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    at::linear(x, x).sum().item<float>();
+    best = std::max(best, 2 * 1024.0 * 1024 * 1024 / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
+// Forward passes, statistics, factors and roundings at the measured rates.
+double expected_seconds(const Planner& p, std::int64_t tokens) {
+  const bool fast = has_fast_bfloat16(p.model.device());
+  const double forward_rate = matrix_rate(fast ? at::kBFloat16 : at::kFloat, p.model.device()), solve_rate = matrix_rate(at::kFloat, p.model.device());
+  double forward = 0, solve = 0;
+  for (const PlannedLinear& planned : p.plan) {
+    const LayerRecipe& recipe = *planned.choice.layer;
+    const double m = static_cast<double>(planned.out_features), n = static_cast<double>(planned.in_features);
+    const quantizer::StatisticsNeeds needs = quantizer::statistics_needs(recipe);
+    forward += 2 * static_cast<double>(tokens) * m * n * (recipe.transform.kind == TransformKind::awq ? 1.4 : 1);
+    if (needs.hessian) solve += m * n * n / 3 + n * n * n / 3;
+    if (needs.hessian) forward += static_cast<double>(tokens) * n * n / 2;
+    // Passes over the weight, at about 50 million weights a second and thread.
+    const double passes = recipe.keep_float ? 0 : recipe.range.kind == quantizer::RangeKind::mse ? 20 : recipe.rounding.kind == "hqq" ? 20 : recipe.rounding.kind == "spqr" ? 30 : 2;
+    solve += passes * m * n / (5e8 * at::get_num_threads()) * solve_rate;
+  }
+  return forward / forward_rate * 1.3 + solve / solve_rate + 1;
+}
+
+Json totals(const Planner& p, const Json& layers) {
+  double bits = 0, weights = 0;
+  std::int64_t largest_block = 0, widest = 0, quantized_bytes = 0, float_bytes = 0;
+  std::set<std::string> linears;
+  for (size_t i = 0; i < p.plan.size(); ++i) {
+    const PlannedLinear& planned = p.plan[i];
+    linears.insert(planned.name + ".weight");
+    const auto count = static_cast<double>(planned.out_features * planned.in_features);
+    widest = std::max(widest, planned.in_features);
+    if (static_cast<std::int64_t>(i) < p.per_block()) largest_block += planned.out_features * planned.in_features;
+    if (planned.choice.layer->keep_float) {
+      float_bytes += static_cast<std::int64_t>(count * 2);
+      continue;
+    }
+    const double per_weight = layers[i].at("bits_per_weight").get<double>();
+    bits += per_weight * count;
+    weights += count;
+    quantized_bytes += static_cast<std::int64_t>(per_weight * count / 8);
+  }
+  std::int64_t others = 0;
+  for (const TensorSpec& spec : p.model.source().specs())
+    if (!linears.count(spec.name)) others += c10::multiply_integers(spec.shape) * static_cast<std::int64_t>(c10::elementSize(spec.dtype));
+  const std::int64_t tokens = p.calibration_tokens();
+  const model::Architecture& a = p.a();
+  // The program, a block in the compute type and one linear's working copies, statistics with their
+  // factor, hidden states, a microbatch.
+  constexpr std::int64_t kProgram = std::int64_t{300} << 20, kMicrobatch = std::int64_t{128} << 20;
+  std::int64_t memory = kProgram + largest_block * 6;
+  if (tokens > 0) memory += 3 * widest * widest * 4 + tokens * a.hidden_size * 4 + kMicrobatch;
+  return {{"bits_per_weight", p.config.recipe.allocation.bits > 0 ? p.config.recipe.allocation.bits : weights > 0 ? bits / weights : 0.0},
+          {"quantized_bytes", quantized_bytes},
+          {"model_bytes", quantized_bytes + float_bytes + others},
+          {"original_bytes", p.model.source().bytes()},
+          {"calibration_tokens", tokens},
+          {"memory_bytes", memory},
+          {"disk_bytes", p.config.export_ ? p.model.source().bytes() : 0},
+          {"seconds", expected_seconds(p, tokens)}};
+}
+
+}  // namespace
+
+Json describe_plan(const JobConfig& config) {
+  if (config.model.path.empty())
+    throw Error(ErrorKind::config, "no model", "model.path", "set model.path in the configuration, or give --model PATH");
+  const c10::InferenceMode inference;
+  const model::LanguageModel model = model::LanguageModel::open(config.model.path, config.model.architecture, at::kFloat, parse_device(config.device));
+  const std::vector<PlannedLinear> plan = make_plan(model, config.recipe);
+  Planner planner{config, model, plan, Json::array(), {}};
+  planner.check_model();
+  Json layers = Json::array();
+  const auto stages = model.architecture().stages();
+  for (std::int64_t l = 0; l < model.architecture().num_layers; ++l)
+    for (std::int64_t s = 0; s < static_cast<std::int64_t>(stages.size()); ++s) {
+      if (s == kQkv || s == kGateUp) planner.check_fused(l, s);
+      for (const PlannedLinear* planned : planner.stage(l, s)) {
+        planner.check_groups(*planned, s);
+        const LayerRecipe& recipe = *planned->choice.layer;
+        const std::string where = planner.place(l, s, recipe);
+        layers.push_back({{"name", planned->name},
+                          {"shape", {planned->out_features, planned->in_features}},
+                          {"rule", planned->choice.rule},
+                          {"match", planned->choice.rule < 0 ? Json() : Json(config.recipe.rules[static_cast<size_t>(planned->choice.rule)].match)},
+                          {"preset", recipe.keep_float ? "float" : recipe.preset},
+                          {"composition", composition(recipe)},
+                          {"bits_per_weight", recipe.keep_float ? 16.0 : Planner::bits(*planned, where)},
+                          {"transform", where}});
+      }
+    }
+  const Json total = totals(planner, layers);
+  return {{"model", {{"family", model.architecture().family}, {"parameters", model.num_parameters()}}}, {"layers", layers}, {"total", total}, {"conflicts", planner.conflicts}};
+}
+
+std::string format_plan(const Json& plan) {
+  std::vector<std::vector<std::string>> rows = {{"layer", "shape", "rule", "gets", "bits", "transform"}};
+  for (const Json& layer : plan.at("layers")) {
+    const int rule = layer.at("rule");
+    char bits[16];
+    std::snprintf(bits, sizeof bits, "%.3f", layer.at("bits_per_weight").get<double>());
+    rows.push_back({layer.at("name"), std::to_string(layer.at("shape")[0].get<std::int64_t>()) + "x" + std::to_string(layer.at("shape")[1].get<std::int64_t>()),
+                    rule < 0 ? "-" : std::to_string(rule) + ": " + layer.at("match").get<std::string>(),
+                    layer.at("preset").get<std::string>() + ": " + layer.at("composition").get<std::string>(), bits, layer.at("transform")});
+  }
+  const Json& total = plan.at("total");
+  const auto size = [&](const char* key) { return format_bytes(total.at(key).get<std::int64_t>()); };
+  char line[256];
+  std::snprintf(line, sizeof line, "%.3f bits a weight; about %.0f s on this machine with %lld calibration tokens", total.at("bits_per_weight").get<double>(),
+                total.at("seconds").get<double>(), static_cast<long long>(total.at("calibration_tokens").get<std::int64_t>()));
+  std::string text = format_table(rows) + "\n" + line + "\nlinears " + size("quantized_bytes") + " packed, model " + size("model_bytes") + " (now " + size("original_bytes") +
+                     "); memory about " + size("memory_bytes") + ", disk " + size("disk_bytes") + "\n";
+  if (plan.at("conflicts").empty()) return text + "\nno conflicts\n";
+  text += "\nconflicts:\n";
+  for (const Json& conflict : plan.at("conflicts"))
+    text += "  " + conflict.at("kind").get<std::string>() + ": " + conflict.at("layer").get<std::string>() + ": " + conflict.at("what").get<std::string>() + " (" + conflict.at("fix").get<std::string>() + ")\n";
+  return text;
+}
+
+}  // namespace miq::executor
