@@ -183,7 +183,9 @@ void StageSolver::fold(model::Block& block, std::int64_t stage) {
   const at::Tensor divisor = found->second;
   const FoldTarget target = fold_target(model_.architecture(), stage);
   if (target.norm != nullptr) {
-    block.*target.norm = block.*target.norm / divisor;
+    // As it is stored: the divisor was chosen so that this rounds to the quotient itself.
+    const std::string name = model_.architecture().block_name(block.layer()) + target.name + ".weight";
+    block.*target.norm = (block.*target.norm / divisor).to(model_.source().tensor(name).scalar_type()).to(at::kFloat);
   } else {
     model::Linear& before = block.*target.linear;
     divide_rows(*finished_.at(before.name), before, stage == kOut ? rows_of_v(divisor, model_.architecture()) : divisor);

@@ -1,6 +1,9 @@
 #include "miq/quantizer/statistics.h"
 
+#include <ATen/Parallel.h>
+
 #include <limits>
+#include <mutex>
 
 #include "miq/core/error.h"
 #include "syrk.h"
@@ -11,6 +14,37 @@ namespace {
 [[noreturn]] void not_finite() {
   throw Error(ErrorKind::numeric, "the calibration inputs are not finite (NaN or overflow)", "",
               "compute the calibration pass in float32 (calibration.dtype: float32), and check the checkpoint");
+}
+
+// Sums of |x| and extremes of columns in one pass over rows_TI [T, I] on a CPU, each thread its rows.
+template <class T>
+void add_columns(const T* x, std::int64_t rows, std::int64_t columns, bool sums, float* sum, float* low, float* high) {
+  std::mutex mutex;
+  at::parallel_for(0, rows, std::max<std::int64_t>(64, rows / (2 * at::get_num_threads())), [&](std::int64_t from, std::int64_t to) {
+    std::vector<float> own_sum(static_cast<size_t>(columns), 0), own_low(static_cast<size_t>(columns), std::numeric_limits<float>::infinity()),
+        own_high(static_cast<size_t>(columns), -std::numeric_limits<float>::infinity());
+    float *const s = own_sum.data(), *const l = own_low.data(), *const h = own_high.data();
+    for (std::int64_t r = from; r < to; ++r) {
+      const T* const row = x + r * columns;
+      if (sums)
+#pragma omp simd
+        for (std::int64_t c = 0; c < columns; ++c) s[c] += std::abs(static_cast<float>(row[c]));
+      else
+#pragma omp simd
+        for (std::int64_t c = 0; c < columns; ++c) {
+          const auto value = static_cast<float>(row[c]);
+          l[c] = value < l[c] ? value : l[c];
+          h[c] = value > h[c] ? value : h[c];
+          s[c] += value * 0;  // a NaN or inf makes this NaN
+        }
+    }
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (std::int64_t c = 0; c < columns; ++c) {
+      sum[c] += s[c];
+      low[c] = std::min(low[c], l[c]);
+      high[c] = std::max(high[c], h[c]);
+    }
+  });
 }
 
 at::Tensor finite(const at::Tensor& t) {
@@ -39,13 +73,31 @@ void InputStatistics::add(const at::Tensor& x, std::int64_t sequences) {
     else
       sum_II_.addmm_(rows_TI.to(at::kFloat).t(), rows_TI.to(at::kFloat));
   }
-  if (needs_.mean_abs) abs_sum_I_.add_(rows_TI.abs().sum(0, false, at::kFloat));
-  if (needs_.extremes) {
-    low_I_ = at::minimum(low_I_, rows_TI.amin(0).to(at::kFloat));
-    high_I_ = at::maximum(high_I_, rows_TI.amax(0).to(at::kFloat));
-  }
+  if (needs_.mean_abs || needs_.extremes) add_channels(rows_TI);
   num_tokens_ += rows_TI.size(0);
   num_sequences_ += sequences;
+}
+
+void InputStatistics::add_channels(const at::Tensor& rows_TI) {
+  if (!rows_TI.is_cpu() || rows_TI.scalar_type() == at::kHalf) {
+    if (needs_.mean_abs) abs_sum_I_.add_(rows_TI.abs().sum(0, false, at::kFloat));
+    if (!needs_.extremes) return;
+    low_I_ = at::minimum(low_I_, rows_TI.amin(0).to(at::kFloat));
+    high_I_ = at::maximum(high_I_, rows_TI.amax(0).to(at::kFloat));
+    return;
+  }
+  const at::Tensor x = rows_TI.contiguous();
+  at::Tensor checks = at::zeros_like(abs_sum_I_);
+  const auto pass = [&](bool sums, at::Tensor& sum) {
+    float *const s = sum.mutable_data_ptr<float>(), *const l = low_I_.mutable_data_ptr<float>(), *const h = high_I_.mutable_data_ptr<float>();
+    if (x.scalar_type() == at::kBFloat16) add_columns(x.const_data_ptr<at::BFloat16>(), x.size(0), x.size(1), sums, s, l, h);
+    else add_columns(x.const_data_ptr<float>(), x.size(0), x.size(1), sums, s, l, h);
+  };
+  if (needs_.mean_abs) pass(true, abs_sum_I_);
+  if (!needs_.extremes) return;
+  pass(false, checks);
+  low_I_.add_(checks);  // 0, or NaN where an input was not finite
+  high_I_.add_(checks);
 }
 
 at::Tensor InputStatistics::hessian() const {

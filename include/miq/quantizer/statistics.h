@@ -37,6 +37,7 @@ class InputStatistics {
   std::int64_t num_tokens() const { return num_tokens_; }
 
  private:
+  void add_channels(const at::Tensor& rows_TI);
   StatisticsNeeds needs_;
   at::Tensor sum_II_, abs_sum_I_, low_I_, high_I_;
   std::int64_t num_tokens_ = 0, num_sequences_ = 0;
