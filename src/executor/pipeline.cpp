@@ -150,7 +150,7 @@ class Pipeline {
 
   // The first samples' state at the start of a stage, for searches that look at more than statistics.
   void take_sample(Block& block, std::int64_t stage, const BlockState& state) {
-    constexpr std::int64_t kTokens = 1024;
+    constexpr std::int64_t kTokens = 512;
     if (!solver_.wants_sample(block, stage)) return;
     ModuleSample& sample = samples_[stage];
     std::int64_t tokens = 0;

@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 
 #include <limits>
-#include <mutex>
 
 #include "miq/core/error.h"
 #include "syrk.h"
@@ -16,15 +15,17 @@ namespace {
               "compute the calibration pass in float32 (calibration.dtype: float32), and check the checkpoint");
 }
 
-// Sums of |x| and extremes of columns in one pass over rows_TI [T, I] on a CPU, each thread its rows.
+// Sums of |x|, or extremes, of columns in one pass over rows_TI [T, I] on a CPU: in stretches of rows
+// whose sums are added in order, so that threads change nothing.
 template <class T>
 void add_columns(const T* x, std::int64_t rows, std::int64_t columns, bool sums, float* sum, float* low, float* high) {
-  std::mutex mutex;
-  at::parallel_for(0, rows, std::max<std::int64_t>(64, rows / (2 * at::get_num_threads())), [&](std::int64_t from, std::int64_t to) {
-    std::vector<float> own_sum(static_cast<size_t>(columns), 0), own_low(static_cast<size_t>(columns), std::numeric_limits<float>::infinity()),
-        own_high(static_cast<size_t>(columns), -std::numeric_limits<float>::infinity());
-    float *const s = own_sum.data(), *const l = own_low.data(), *const h = own_high.data();
-    for (std::int64_t r = from; r < to; ++r) {
+  constexpr std::int64_t kStretch = 512;
+  const std::int64_t stretches = (rows + kStretch - 1) / kStretch;
+  const auto size = static_cast<size_t>(stretches * columns);
+  std::vector<float> sums_of(size, 0), lows_of(size, std::numeric_limits<float>::infinity()), highs_of(size, -std::numeric_limits<float>::infinity());
+  const auto work = [&](std::int64_t stretch) {
+    float *const s = sums_of.data() + stretch * columns, *const l = lows_of.data() + stretch * columns, *const h = highs_of.data() + stretch * columns;
+    for (std::int64_t r = stretch * kStretch; r < std::min(rows, (stretch + 1) * kStretch); ++r) {
       const T* const row = x + r * columns;
       if (sums)
 #pragma omp simd
@@ -38,13 +39,17 @@ void add_columns(const T* x, std::int64_t rows, std::int64_t columns, bool sums,
           s[c] += value * 0;  // a NaN or inf makes this NaN
         }
     }
-    const std::lock_guard<std::mutex> lock(mutex);
-    for (std::int64_t c = 0; c < columns; ++c) {
-      sum[c] += s[c];
-      low[c] = std::min(low[c], l[c]);
-      high[c] = std::max(high[c], h[c]);
-    }
+  };
+  at::parallel_for(0, stretches, 1, [&](std::int64_t from, std::int64_t to) {
+    for (std::int64_t stretch = from; stretch < to; ++stretch) work(stretch);
   });
+  for (std::int64_t stretch = 0; stretch < stretches; ++stretch)
+    for (std::int64_t c = 0; c < columns; ++c) {
+      const auto i = static_cast<size_t>(stretch * columns + c);
+      sum[c] += sums_of[i];
+      low[c] = std::min(low[c], lows_of[i]);
+      high[c] = std::max(high[c], highs_of[i]);
+    }
 }
 
 at::Tensor finite(const at::Tensor& t) {

@@ -46,6 +46,7 @@ Reason why_not_rounding(const LayerRecipe& layer) {
   if (rounding.kind == "hqq" && (grid.convention != GridConvention::hqq || grid.granularity == Granularity::tensor || grid.granularity == Granularity::block))
     return std::string("the rounding hqq works on grids of the convention hqq, by group or channel");
   if (rounding.act_order == ActOrder::spearman && rounding.kind != "spqr") return std::string("act_order spearman is known to the rounding spqr only");
+  if (rounding.kind == "stochastic" && (!grid.is_integer() || grid.granularity == Granularity::block)) return std::string("the rounding stochastic works on integer grids, not by block");
   if (rounding.greedy_passes > 0 && rounding.kind != "error_feedback" && rounding.kind != "greedy")
     return std::string("greedy_passes belong to the roundings error_feedback and greedy");
   return std::nullopt;

@@ -97,7 +97,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Method{"{preset: spqr, grid: {bits: 8}}", 0.08}, Method{"{preset: quip, grid: {bits: 8}}", 0.05},
                     Method{"{preset: quip, transform: {orthogonal: hadamard}, grid: {bits: 8}}", 0.05}, Method{"{preset: quip, transform: {rescale: true}, grid: {bits: 8}}", 0.05},
                     Method{"{preset: quip+gptq, grid: {bits: 8, group_size: 32}}", 0.01}, Method{"{preset: quip+fp8}", 0.15},
-                    Method{"{preset: hqq, grid: {bits: 8}}", 0.02}, Method{"{preset: awq+hqq, grid: {bits: 8}}", 0.02}, Method{"{preset: awq+spqr, grid: {bits: 8}}", 0.08},
+                    Method{"{preset: hqq, grid: {bits: 8}}", 0.02}, Method{"{preset: rtn, rounding: {kind: stochastic}, grid: {bits: 8, group_size: 32}}", 0.02}, Method{"{preset: awq+hqq, grid: {bits: 8}}", 0.02}, Method{"{preset: awq+spqr, grid: {bits: 8}}", 0.08},
                     Method{"{preset: quarot+rtn, grid: {bits: 8, group_size: 32}}", 0.01}, Method{"{preset: quarot+gptq, grid: {bits: 8, group_size: 32}, transform: {online: true}}", 0.01},
                     Method{"{preset: rtn, range: percentile, grid: {bits: 8, group_size: 32}}", 0.02}, Method{"{preset: fp8+gptq}", 0.15}));
 

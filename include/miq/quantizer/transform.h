@@ -30,7 +30,7 @@ struct Transform {
   int n_grid = 20;                          ///< awq: ratios tried
   DuoScaling duo_scaling = DuoScaling::none;
   bool module_search = true;                ///< awq: q,k,v and gate,up are decided by their module's own output
-  std::int64_t search_rows = 256;           ///< awq: rows of the group's weights that the search looks at; 0: all
+  std::int64_t search_rows = 128;           ///< awq: rows of the group's weights that the search looks at; 0: all
   /// smoothquant: how much of the difficulty moves to the weights; 0: searched for each stage, by the error
   /// of its output.
   double alpha = 0;
