@@ -76,6 +76,10 @@ Reason why_not_activation(const Activation& activation, std::int64_t in_features
 }
 
 Reason why_not_transform(const LayerRecipe& layer, std::int64_t out_features, std::int64_t in_features) {
+  // Extremes are kept by channel, which a rotation mixes.
+  const bool rotates = layer.transform.kind == TransformKind::incoherence || (layer.transform.kind == TransformKind::rotation && layer.transform.online);
+  if (rotates && layer.activation.enabled() && !layer.activation.dynamic)
+    return std::string("a static activation range is not known behind a rotation at run time: set activation.dynamic: true, or another transform");
   if (layer.transform.kind != TransformKind::incoherence || layer.transform.orthogonal != OrthogonalKind::hadamard) return std::nullopt;
   for (const std::int64_t n : {in_features, out_features})
     if (!has_hadamard(n)) return "there is no known Hadamard matrix of order " + text(n) + ": use transform.orthogonal: kronecker";

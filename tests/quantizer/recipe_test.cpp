@@ -148,6 +148,13 @@ TEST(WhyNot, NamesWhatCannotBe) {
     l.activation.group_size = 48;
   };
   EXPECT_THAT(reason(uneven), HasSubstr("48"));
+  const auto turned = [](LayerRecipe& l) {
+    l.transform.kind = TransformKind::incoherence;
+    l.activation.bits = 8;
+    l.activation.granularity = ActivationGranularity::tensor;
+    l.activation.dynamic = false;
+  };
+  EXPECT_THAT(reason(turned), HasSubstr("static"));
   const auto kept = [](LayerRecipe& l) {
     l.grid.bits = 77;
     l.keep_float = true;
