@@ -1,31 +1,17 @@
 #include "miq/dataset/corpus.h"
 
-#include <sstream>
-
+#include "jsonl.h"
 #include "miq/core/error.h"
 #include "miq/core/file.h"
-#include "miq/core/text.h"
 
 namespace miq::dataset {
 namespace fs = std::filesystem;
 namespace {
 
-std::vector<std::string> split_lines(const std::string& text) {
-  std::vector<std::string> lines;
-  std::istringstream in(text);
-  for (std::string line; std::getline(in, line);) lines.push_back(std::move(line));
-  return lines;
-}
-
 // A document a line, in the field "text", "content", "page" or "sentence".
 std::vector<std::string> read_jsonl(const fs::path& path) {
   std::vector<std::string> documents;
-  std::int64_t number = 0;
-  for (const std::string& line : split_lines(read_file(path))) {
-    ++number;
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    const std::string where = path.string() + ":" + std::to_string(number);
-    const nlohmann::json row = parse_json(line, where);
+  for (const auto& [row, where] : read_jsonl_rows(path)) {
     const char* found = nullptr;
     for (const char* key : {"text", "content", "page", "sentence"})
       if (found == nullptr && row.is_object() && row.contains(key) && row[key].is_string()) found = key;

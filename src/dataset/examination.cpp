@@ -4,11 +4,10 @@
 #include <sstream>
 #include <utility>
 
+#include "jsonl.h"
 #include "miq/core/error.h"
-#include "miq/core/file.h"
 #include "miq/core/log.h"
 #include "miq/core/random.h"
-#include "miq/core/text.h"
 #include "miq/dataset/calibration.h"
 
 namespace miq::dataset {
@@ -22,17 +21,6 @@ struct Wanted {
   std::int64_t count;
 };
 
-std::vector<json> read_lines(const fs::path& file) {
-  std::vector<json> lines;
-  std::istringstream in(read_file(file));
-  std::int64_t number = 0;
-  for (std::string line; std::getline(in, line);) {
-    ++number;
-    if (line.find_first_not_of(" \t\r") != std::string::npos) lines.push_back(parse_json(line, file.string() + ":" + std::to_string(number)));
-  }
-  return lines;
-}
-
 std::string trimmed(const std::string& text) {
   const size_t begin = text.find_first_not_of(" \t"), end = text.find_last_not_of(" \t");
   return begin == std::string::npos ? "" : text.substr(begin, end - begin + 1);
@@ -45,10 +33,10 @@ std::string plain(std::string name) {
   return name;
 }
 
-std::vector<Wanted> wanted_subjects(const CalibrationConfig& config, const std::vector<json>& subjects, const fs::path& list) {
+std::vector<Wanted> wanted_subjects(const CalibrationConfig& config, const std::vector<JsonlRow>& subjects, const fs::path& list) {
   std::vector<Wanted> wanted;
   std::vector<std::string> known;
-  for (const json& subject : subjects) {
+  for (const auto& [subject, where] : subjects) {
     known.push_back(subject.at("subject"));
     if (config.subjects == "all" || plain(subject.value("category", "")) == plain(config.subjects)) wanted.push_back({known.back(), config.per_subject});
   }
@@ -98,7 +86,7 @@ std::vector<std::string> examination_questions(const CalibrationConfig& config, 
   std::vector<std::string> questions;
   bool told = false;
   std::string missing;
-  for (const Wanted& wanted : wanted_subjects(config, read_lines(list), list)) {
+  for (const Wanted& wanted : wanted_subjects(config, read_jsonl_rows(list), list)) {
     fs::path file = folder / wanted.subject / (config.split + ".jsonl");
     // CMMLU is published without val: what MI-optimize calls so was taken from its test questions.
     for (const char* other : {"test", "dev"})
@@ -111,12 +99,12 @@ std::vector<std::string> examination_questions(const CalibrationConfig& config, 
       throw Error(ErrorKind::io, config.dataset + " has no split '" + config.split + "' of " + wanted.subject, file.string(), "splits: dev, val, test");
     if (file.stem() != config.split && !std::exchange(told, true))
       log_warning(config.dataset + " has no split " + config.split + " of " + wanted.subject + ": its questions come from " + file.stem().string() + " (the same holds for other subjects)");
-    std::vector<json> rows = read_lines(file);
+    std::vector<JsonlRow> rows = read_jsonl_rows(file);
     if (config.shuffle) random.shuffle(rows);
     if (static_cast<std::int64_t>(rows.size()) < wanted.count)
       log_warning(file.string() + " has only " + std::to_string(rows.size()) + " questions, not " + std::to_string(wanted.count));
     for (size_t i = 0; i < rows.size() && static_cast<std::int64_t>(i) < wanted.count; ++i)
-      questions.push_back(question_of(rows[i], file.string() + ":" + std::to_string(i + 1)));
+      questions.push_back(question_of(rows[i].value, rows[i].where));
   }
   if (questions.empty())
     throw Error(ErrorKind::io, "no question of the subjects asked for is on disk" + (missing.empty() ? "" : ": " + missing), folder.string(),

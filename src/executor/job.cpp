@@ -79,7 +79,7 @@ struct Job {
              format_bytes(model->source().bytes()) + "; " + describe(device) + ", " + dtype_name(model->compute_dtype()));
     if (quantizes()) {
       plan = make_plan(*model, config.recipe);
-      if (needs_calibration(plan) || config.recipe.allocation.bits > 0 || config.recipe.distillation.steps > 0) read_calibration();
+      if (needs_calibration(plan, config.recipe)) read_calibration();
     }
     if (evaluates())
       for (const evaluator::PerplexityConfig& item : config.evaluation.perplexity)

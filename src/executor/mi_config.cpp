@@ -97,14 +97,16 @@ class Translator {
     }
   }
 
+  static bool is_smoothquant(const std::string& algo) { return algo.rfind("smoothquant", 0) == 0; }
+  // Symmetric and dynamic there, whatever is asked.
+  static bool is_fixed_int8(const std::string& algo) { return is_smoothquant(algo) || algo == "zeroquant"; }
+
   void grid(YAML::Node recipe, const std::string& algo, int weight_bits) const {
     recipe["grid"]["bits"] = weight_bits;
     if (algo == "spqr" || algo == "quip") return;  // grids of their own
-    // SmoothQuant and ZeroQuant there are symmetric whatever is asked; GPTQ has no working symmetric
-    // scheme, so that without the key it is asymmetric.
-    const bool absmax = algo.rfind("smoothquant", 0) == 0 || algo == "zeroquant";
-    if (absmax && flag(kwargs_, "w_has_zero", false)) warn(kwargs_["w_has_zero"], "MI-optimize's " + algo + " ignored w_has_zero: its weights are symmetric; so are miq's");
-    recipe["grid"]["symmetric"] = absmax || !flag(kwargs_, "w_has_zero", algo.find("gptq") != std::string::npos);
+    // GPTQ there has no working symmetric scheme, so that without the key it is asymmetric.
+    if (is_fixed_int8(algo) && flag(kwargs_, "w_has_zero", false)) warn(kwargs_["w_has_zero"], "MI-optimize's " + algo + " ignored w_has_zero: its weights are symmetric; so are miq's");
+    recipe["grid"]["symmetric"] = is_fixed_int8(algo) || !flag(kwargs_, "w_has_zero", algo.find("gptq") != std::string::npos);
     const std::string qtype = text(kwargs_, "w_qtype", "per_channel");
     const char* const key = kwargs_["w_groupsize"] ? "w_groupsize" : "groupsize";
     const std::int64_t group = whole(kwargs_, key, -1);
@@ -127,7 +129,7 @@ class Translator {
   void activation(YAML::Node recipe, const std::string& algo, int activation_bits) const {
     if (activation_bits == 0) return;
     recipe["activation"]["bits"] = activation_bits;
-    const bool dynamic_only = text(kwargs_, "quantization_type", "static") != "dynamic" && (algo.rfind("smoothquant", 0) == 0 || algo == "zeroquant");
+    const bool dynamic_only = text(kwargs_, "quantization_type", "static") != "dynamic" && is_fixed_int8(algo);
     if (dynamic_only && kwargs_["quantization_type"])
       warn(kwargs_["quantization_type"], "MI-optimize's " + algo + " ignored quantization_type: activations are always dynamic; so are miq's");
     const bool dynamic = dynamic_only || text(kwargs_, "quantization_type", "static") == "dynamic";
@@ -149,23 +151,13 @@ class Translator {
     recipe["activation"]["symmetric"] = !flag(kwargs_, "a_has_zero", false);
   }
 
-  // "awq+gptq" -> [awq, gptq].
-  static YAML::Node preset(const std::string& algo) {
-    const size_t plus = algo.find('+');
-    if (plus == std::string::npos) return YAML::Node(algo);
-    YAML::Node list(YAML::NodeType::Sequence);
-    list.push_back(algo.substr(0, plus));
-    list.push_back(algo.substr(plus + 1));
-    return list;
-  }
-
   void recipe(const std::string& algo, const YAML::Node& config) {
     static const std::set<std::string> kAlgorithms = {"rtn", "gptq", "awq", "spqr", "zeroquant", "smoothquant", "quip", "fp8", "awq+gptq", "smoothquant+gptq"};
     if (!kAlgorithms.count(algo))
       throw Error(ErrorKind::config, "algo cannot be '" + algo + "'", source_.where("algo", config["algo"] ? config["algo"] : config),
                   "did you mean " + nearest_name(algo, {kAlgorithms.begin(), kAlgorithms.end()}) + "?");
     YAML::Node recipe(YAML::NodeType::Map);
-    recipe["preset"] = preset(algo);
+    recipe["preset"] = algo;
     const int weight_bits = bits("w_dtype", "float16");
     const bool gptq = algo.find("gptq") != std::string::npos;
     if (weight_bits > 0 && algo != "fp8") grid(recipe, algo, weight_bits);
@@ -173,9 +165,9 @@ class Translator {
     if (algo == "spqr") warn(config["algo"], "MI-optimize's spqr could not be constructed; miq computes SpQR as published");
     if (algo.find('+') != std::string::npos)
       warn(config["algo"], "MI-optimize's " + algo + " used the Hessian of unscaled inputs, which is mostly worse than plain rounding; miq transforms it with the weights");
-    if (algo.rfind("smoothquant", 0) == 0 || algo.rfind("awq", 0) == 0)
+    if (is_smoothquant(algo) || algo.rfind("awq", 0) == 0)
       warn(config["algo"], "MI-optimize divided each linear's input by a scale of its own at run time; miq shares it among linears of one input and folds it into the operation before");
-    if (algo.rfind("smoothquant", 0) == 0) recipe["transform"]["alpha"] = kwargs_["alpha"] ? text(kwargs_, "alpha", "0.5") : std::string("0.5");
+    if (is_smoothquant(algo)) recipe["transform"]["alpha"] = kwargs_["alpha"] ? text(kwargs_, "alpha", "0.5") : std::string("0.5");
     if (gptq) {
       recipe["rounding"]["act_order"] = flag(kwargs_, "actorder", true);
       recipe["rounding"]["group_aware"] = false;

@@ -287,8 +287,8 @@ class Pipeline {
 
 }  // namespace
 
-bool needs_calibration(const std::vector<PlannedLinear>& plan) {
-  return std::any_of(plan.begin(), plan.end(), [](const PlannedLinear& planned) {
+bool needs_calibration(const std::vector<PlannedLinear>& plan, const quantizer::Recipe& recipe) {
+  return recipe.allocation.bits > 0 || recipe.distillation.steps > 0 || std::any_of(plan.begin(), plan.end(), [](const PlannedLinear& planned) {
     return quantizer::statistics_needs(*planned.choice.layer).any();
   });
 }

@@ -10,6 +10,7 @@
 #include "miq/core/error.h"
 #include "miq/core/memory.h"
 #include "miq/core/text.h"
+#include "miq/executor/pipeline.h"
 #include "miq/executor/plan.h"
 #include "scale_group.h"
 
@@ -61,7 +62,7 @@ struct Planner {
     const LayerRecipe* before = nullptr;
     if (target.linear != nullptr) before = index == kOut ? stage(layer, kQkv)[2]->choice.layer : stage(layer, kGateUp)[1]->choice.layer;
     const bool folded = folds(recipes(stage(layer, index)), before);
-    if (recipe.transform.kind == TransformKind::smoothquant && !folded && index != kQkv && index != kGateUp) return "left out";
+    if (recipe.transform.kind == TransformKind::smoothquant && !folded && !follows_norm(index)) return "left out";
     return folded ? "folded into " + target.name : "online";
   }
 
@@ -81,7 +82,7 @@ struct Planner {
     if (columns % group != 0)
       conflict("ragged_group", planned.name, "groups of " + std::to_string(group) + " do not divide " + std::to_string(columns) + " inputs: the last is shorter, which no served format can hold",
                "choose a group_size that divides " + std::to_string(columns) + ", or granularity: channel");
-    const bool by_rows = index == kQkv || index == kGateUp;
+    const bool by_rows = follows_norm(index);
     for (const std::int64_t ranks : {2, 4, 8}) {
       if (by_rows && rows % ranks != 0)
         conflict("tensor_parallel", planned.name, std::to_string(rows) + " outputs cannot be split over " + std::to_string(ranks) + " ranks", "serve on fewer");
@@ -123,9 +124,7 @@ struct Planner {
   }
 
   std::int64_t calibration_tokens() const {
-    bool needed = config.recipe.allocation.bits > 0 || config.recipe.distillation.steps > 0;
-    for (const PlannedLinear& planned : plan) needed = needed || quantizer::statistics_needs(*planned.choice.layer).any();
-    if (!needed) return 0;
+    if (!needs_calibration(plan, config.recipe)) return 0;
     if (!config.calibration.ids.empty()) return dataset::read_calibration_ids(config.calibration.ids).numel();
     if (dataset::is_examination(config.calibration.dataset)) {
       constexpr std::int64_t kTokensOfAQuestion = 120;
@@ -219,7 +218,7 @@ Json describe_plan(const JobConfig& config) {
   const auto stages = model.architecture().stages();
   for (std::int64_t l = 0; l < model.architecture().num_layers; ++l)
     for (std::int64_t s = 0; s < static_cast<std::int64_t>(stages.size()); ++s) {
-      if (s == kQkv || s == kGateUp) planner.check_fused(l, s);
+      if (follows_norm(s)) planner.check_fused(l, s);
       for (const PlannedLinear* planned : planner.stage(l, s)) {
         planner.check_groups(*planned, s);
         const LayerRecipe& recipe = *planned->choice.layer;

@@ -10,7 +10,6 @@ namespace miq::executor {
 namespace {
 
 using quantizer::Orthogonal;
-using quantizer::OrthogonalKind;
 
 // Columns of a writer go through q.
 at::Tensor through_columns(const Orthogonal& q, const at::Tensor& weight_OI) { return q.apply(weight_OI.t().contiguous()).t().contiguous(); }
@@ -18,10 +17,7 @@ at::Tensor through_columns(const Orthogonal& q, const at::Tensor& weight_OI) { r
 }  // namespace
 
 Rotation::Rotation(const model::Architecture& architecture, const quantizer::Transform& transform)
-    : Rotation(architecture,
-               transform.orthogonal == OrthogonalKind::hadamard
-                   ? quantizer::random_hadamard(architecture.hidden_size, static_cast<std::uint64_t>(transform.seed))
-                   : quantizer::random_kronecker(architecture.hidden_size, static_cast<std::uint64_t>(transform.seed)),
+    : Rotation(architecture, quantizer::random_orthogonal(transform.orthogonal, architecture.hidden_size, static_cast<std::uint64_t>(transform.seed)),
                transform.online) {}
 
 Rotation::Rotation(const model::Architecture& architecture, std::shared_ptr<const Orthogonal> residual, bool online)
@@ -70,7 +66,7 @@ std::map<std::string, at::Tensor> Rotation::rotate_block(model::Block& block) co
     for (model::Linear* linear : block.stage(s)) {
       at::Tensor weight = linear->weight_OI.to(at::kFloat);
       at::Tensor bias = linear->bias_O.defined() ? linear->bias_O.to(at::kFloat) : at::Tensor();
-      if (s == kQkv || s == kGateUp) {  // readers
+      if (follows_norm(s)) {  // readers
         weight = residual_->apply(weight * (s == kQkv ? input_norm : mlp_norm));
         if (linear == &block.v) {
           weight = turn_heads(weight.t().contiguous()).t().contiguous();

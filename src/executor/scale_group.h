@@ -17,6 +17,9 @@ namespace miq::executor {
 /// The stages of a block, in order.
 enum StageIndex : std::int64_t { kQkv, kOut, kGateUp, kDown };
 
+/// Whether the stage reads a norm (q,k,v; gate,up). Between it and the next lies what is not linear.
+inline bool follows_norm(std::int64_t stage) { return stage == kQkv || stage == kGateUp; }
+
 using QuantizedLinears = std::map<std::string, std::shared_ptr<quantizer::QuantizedLinear>>;
 
 /// What a divisor of the stage's input can be folded into: the norm before it (stages 0 and 2), v (1),

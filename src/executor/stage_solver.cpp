@@ -11,7 +11,6 @@ namespace {
 using quantizer::InputStatistics;
 using quantizer::LayerRecipe;
 using quantizer::OnlineTransform;
-using quantizer::OrthogonalKind;
 using quantizer::Transform;
 using quantizer::TransformKind;
 
@@ -21,13 +20,6 @@ std::uint64_t seed_of(const std::string& name, const char* side, std::int64_t se
   for (const char c : name + side) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
   return hash;
 }
-
-std::shared_ptr<const quantizer::Orthogonal> make_orthogonal(const Transform& transform, std::int64_t n, std::uint64_t seed) {
-  return transform.orthogonal == OrthogonalKind::hadamard ? quantizer::random_hadamard(n, seed) : quantizer::random_kronecker(n, seed);
-}
-
-// q,k,v and gate,up are followed by something that is not linear before o and down.
-bool has_module(std::int64_t stage) { return stage == kQkv || stage == kGateUp; }
 
 bool is_diagonal(const Transform& transform) { return transform.kind == TransformKind::awq || transform.kind == TransformKind::smoothquant; }
 
@@ -50,7 +42,7 @@ bool StageSolver::wants_sample(model::Block& block, std::int64_t stage) const {
     const Transform& transform = recipe_of(*linear).transform;
     if (recipe_of(*linear).keep_float) continue;
     if (transform.kind == TransformKind::smoothquant && transform.alpha == 0) return true;
-    if (transform.kind == TransformKind::awq && transform.module_search && has_module(stage)) return true;
+    if (transform.kind == TransformKind::awq && transform.module_search && follows_norm(stage)) return true;
   }
   return false;
 }
@@ -104,16 +96,16 @@ OnlineTransform StageSolver::choose_transform(model::Block& block, std::int64_t 
     }
   const auto fit = [&](const at::Tensor& scales) { return fit_divisor(block, stage, scales, folded); };
   if (transform.kind == TransformKind::awq)
-    online.divisor_I = search_awq_scales(transform, members, hessian_II, statistics->mean_abs(), fit, has_module(stage) ? sample : nullptr);
+    online.divisor_I = search_awq_scales(transform, members, hessian_II, statistics->mean_abs(), fit, follows_norm(stage) ? sample : nullptr);
   // SmoothQuant moves outliers into the weights where the operation before can take the divisor: the paper
   // behind the norms, llm-compressor before down too.
-  if (transform.kind == TransformKind::smoothquant && (folded || has_module(stage)))
+  if (transform.kind == TransformKind::smoothquant && (folded || follows_norm(stage)))
     online.divisor_I = transform.alpha > 0 ? fit(quantizer::smoothquant_scales(statistics->max_abs(), weights, transform.alpha))
                                            : search_smoothquant_scales(members, statistics->max_abs(), recipe_of(*group.front()).activation,
                                                                        sample->states.front().x, fit);
   if (transform.kind == TransformKind::incoherence) {
     if (transform.rescale) online.divisor_I = quantizer::incoherence_rescaling(hessian_II, weights);
-    online.input = make_orthogonal(transform, columns, seed_of(group.front()->name, ".in", transform.seed));
+    online.input = quantizer::random_orthogonal(transform.orthogonal, columns, seed_of(group.front()->name, ".in", transform.seed));
     online.parameter_bits = 64;
   }
   if (rotation_ != nullptr && rotation_->online_input(stage)) online.input = rotation_->online_input(stage);
@@ -125,7 +117,7 @@ void StageSolver::round(model::Linear& linear, const OnlineTransform& shared, qu
   const LayerRecipe& layer = recipe_of(linear);
   OnlineTransform own = shared;
   if (layer.transform.kind == TransformKind::incoherence) {
-    own.output = make_orthogonal(layer.transform, linear.out_features, seed_of(linear.name, ".out", layer.transform.seed));
+    own.output = quantizer::random_orthogonal(layer.transform.orthogonal, linear.out_features, seed_of(linear.name, ".out", layer.transform.seed));
     own.parameter_bits = 128;
   }
   const quantizer::LinearProblem problem{linear.name, transform_weight(float_weight(linear), own), hessian};

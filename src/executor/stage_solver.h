@@ -4,8 +4,8 @@
 
 #include <functional>
 
-#include "miq/executor/pipeline.h"
 #include "distill.h"
+#include "miq/executor/pipeline.h"
 #include "rotation.h"
 #include "scale_group.h"
 #include "scale_search.h"
@@ -29,7 +29,8 @@ class StageSolver {
   at::Tensor float_weight(const model::Linear& linear) const;
   /// Trains the block's weights (distill.h); float_weight() gives the trained ones from then on.
   DistillResult distill(model::Block& block, const std::vector<at::Tensor>& inputs, const model::RopeTable& rope, const quantizer::Distillation& options);
-  /// Rounds the linears of a stage. statistics: null when nothing needs any; sample: null unless wants_sample. Afterwards each computes with its quantized weight.
+  /// Rounds the linears of a stage. statistics: null when nothing needs any; sample: null unless
+  /// wants_sample. Afterwards each computes with its quantized weight.
   void solve(model::Block& block, std::int64_t stage, const quantizer::InputStatistics* statistics, const ModuleSample* sample,
              at::ScalarType compute_dtype);
   /// Folds transforms, gives the results to the callbacks, installs the final kernels.

@@ -1,4 +1,4 @@
-// Plain loops compiled for several instruction sets, and an exponential that the compiler vectorises.
+// What vectorised loops of the decoder share: conversions and an exponential without branches.
 #pragma once
 
 #include <c10/util/BFloat16.h>
@@ -8,12 +8,8 @@
 #include <bit>
 #include <cstdint>
 
-// On functions whose whole body should be compiled for each level; what they call must be inlined.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define MIQ_VECTORISED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define MIQ_VECTORISED
-#endif
+#include "miq/core/vectorised.h"
+
 #define MIQ_INLINE __attribute__((always_inline)) inline
 
 namespace miq::model::kernels {

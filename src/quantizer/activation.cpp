@@ -27,6 +27,13 @@ std::vector<std::int64_t> shared_dimensions(const at::Tensor& x, const Activatio
   return {-2, -1};
 }
 
+// float32, what shares a scale along the last dimension.
+at::Tensor by_scale(const at::Tensor& x, const Activation& activation) {
+  const at::Tensor values = x.to(at::kFloat);
+  if (activation.granularity != ActivationGranularity::group) return values;
+  return values.unflatten(-1, {values.size(-1) / activation.group_size, activation.group_size});
+}
+
 float top_code(const Activation& activation) { return static_cast<float>((1 << (activation.bits - 1)) - 1); }
 
 struct Scales {
@@ -57,9 +64,7 @@ ActivationParams static_params(float low, float high, const Activation& activati
 }
 
 QuantizedActivation quantize_activation(const at::Tensor& x, const Activation& activation, const ActivationParams& params) {
-  at::Tensor values = x.to(at::kFloat);
-  if (activation.granularity == ActivationGranularity::group)
-    values = values.unflatten(-1, {values.size(-1) / activation.group_size, activation.group_size});
+  const at::Tensor values = by_scale(x, activation);
   if (!activation.dynamic && !params.scale.defined()) throw Error(ErrorKind::internal, "a static activation range was not calibrated");
   const Scales scales = activation.dynamic ? dynamic_scales(values, activation)
                                            : Scales{params.scale.to(x.device()), params.zero.defined() ? params.zero.to(x.device()) : params.zero};
@@ -78,9 +83,7 @@ QuantizedActivation quantize_activation(const at::Tensor& x, const Activation& a
 at::Tensor fake_quantize(const at::Tensor& x, const Activation& activation, const ActivationParams& params) {
   if (!activation.enabled()) return x;
   const QuantizedActivation quantized = quantize_activation(x, activation, params);
-  at::Tensor values = quantized.codes.to(at::kFloat);
-  if (activation.granularity == ActivationGranularity::group)
-    values = values.unflatten(-1, {values.size(-1) / activation.group_size, activation.group_size});
+  at::Tensor values = by_scale(quantized.codes, activation);
   if (quantized.zeros.defined()) values.sub_(quantized.zeros);
   return values.mul_(quantized.scales).reshape(x.sizes()).to(x.scalar_type());
 }

@@ -25,27 +25,16 @@ void quadratic_forms(const float* change, std::int64_t columns, const float* hes
 
 void search_group(const float* tile, std::int64_t columns, const float* hessian, const Grid& grid, const Range& range,
                   std::vector<float>& scratch, Best& best) {
-  float largest[kLanes] = {}, lows[kLanes], highs[kLanes], forms[kLanes];
-  std::copy_n(tile, kLanes, lows);
-  std::copy_n(tile, kLanes, highs);
-  for (std::int64_t c = 0; c < columns; ++c)
-    for (std::int64_t r = 0; r < kLanes; ++r) {
-      lows[r] = std::min(lows[r], tile[c * kLanes + r]);
-      highs[r] = std::max(highs[r], tile[c * kLanes + r]);
-    }
+  float largest[kLanes], lows[kLanes], highs[kLanes], forms[kLanes];
+  find_extremes(tile, columns, lows, highs);
   for (std::int64_t r = 0; r < kLanes; ++r) largest[r] = std::max(-lows[r], highs[r]);
   std::fill_n(best.error, kLanes, std::numeric_limits<float>::infinity());
   float* const change = scratch.data();
   alignas(64) float codes[kLanes], limits[kLanes], clipped[kLanes];
   TileGrid fitted;
   for (int i = 0; i < static_cast<int>(range.max_shrink * range.n_grid); ++i) {
-    float low[kLanes], high[kLanes];
-    for (std::int64_t r = 0; r < kLanes; ++r) {
-      limits[r] = largest[r] * static_cast<float>(1 - static_cast<double>(i) / range.n_grid);
-      low[r] = std::max(lows[r], -limits[r]);
-      high[r] = std::min(highs[r], limits[r]);
-    }
-    fit_extremes(low, high, grid, fitted);
+    for (std::int64_t r = 0; r < kLanes; ++r) limits[r] = largest[r] * static_cast<float>(1 - static_cast<double>(i) / range.n_grid);
+    fit_clipped(lows, highs, limits, grid, fitted);
     for (std::int64_t c = 0; c < columns; ++c) {
       const float* const w = tile + c * kLanes;
       for (std::int64_t r = 0; r < kLanes; ++r) clipped[r] = std::clamp(w[r], -limits[r], limits[r]);

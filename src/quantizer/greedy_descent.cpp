@@ -120,11 +120,12 @@ void descend(QuantizedLinear& linear, const at::Tensor& weight_OI, bool from_wei
   d.columns = weight_OI.size(1);
   d.passes = passes;
   d.late_clamping = reference_clamping;
-  const at::Tensor perm = (factor.perm.defined() ? factor.perm : at::arange(d.columns)).cpu().contiguous();
-  d.column.assign(perm.const_data_ptr<std::int64_t>(), perm.const_data_ptr<std::int64_t>() + d.columns);
+  d.column = factor.columns();
+  const at::Tensor perm = at::tensor(d.column, at::kLong);
   const at::Tensor group = linear.group_of_column.defined() ? linear.group_of_column.cpu()
                                                             : at::arange(d.columns).floor_divide(d.grid.columns_per_group(d.columns));
-  for (std::int64_t k = 0; k < d.columns; ++k) d.slot.push_back(group[d.column[static_cast<size_t>(k)]].item<std::int64_t>());
+  const at::Tensor slots = group.index_select(0, perm);
+  d.slot.assign(slots.const_data_ptr<std::int64_t>(), slots.const_data_ptr<std::int64_t>() + d.columns);
   d.hessian = hessian.matrix().cpu().index_select(0, perm).index_select(1, perm).contiguous();
   at::Tensor diagonal = d.hessian.diagonal();
   if (factor.dead.defined()) diagonal.masked_fill_(factor.dead.cpu().index_select(0, perm), 1);

@@ -8,14 +8,9 @@
 #include <cstring>
 
 #include "miq/core/error.h"
+#include "miq/core/vectorised.h"
 #include "miq/quantizer/orthogonal.h"
 #include "orthogonal_input.h"
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define MIQ_VECTORISED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define MIQ_VECTORISED
-#endif
 
 namespace miq::quantizer {
 namespace {

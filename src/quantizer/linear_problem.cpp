@@ -48,10 +48,6 @@ double hessian_loss(const at::Tensor& change_OI, const at::Tensor& hessian_II) {
   return (at::mm(change_OI, hessian_II) * change_OI).sum(at::kDouble).item<double>();
 }
 
-}  // namespace
-
-namespace {
-
 // Whether awq_clip leaves the linear alone.
 bool skips_clip(const std::string& name, const Range& range) {
   return range.kind == RangeKind::awq_clip && !range.clip_skip.empty() && std::regex_search(name, std::regex(range.clip_skip));

@@ -54,22 +54,6 @@ GridParams fit_blocks(const at::Tensor& weight_OI, const Grid& grid) {
   return {params.scales_OG.to(weight_OI.device()), params.zeros_OG.to(weight_OI.device())};
 }
 
-// The interval of a tile's group after clipping at limits[lane].
-void fit_clipped(const float* tile, std::int64_t columns, const float* limits, const Grid& grid, TileGrid& fitted) {
-  float lows[kLanes], highs[kLanes];
-  for (std::int64_t r = 0; r < kLanes; ++r) lows[r] = highs[r] = tile[r];
-  for (std::int64_t c = 1; c < columns; ++c)
-    for (std::int64_t r = 0; r < kLanes; ++r) {
-      lows[r] = std::min(lows[r], tile[c * kLanes + r]);
-      highs[r] = std::max(highs[r], tile[c * kLanes + r]);
-    }
-  for (std::int64_t r = 0; r < kLanes; ++r) {
-    lows[r] = std::max(lows[r], -limits[r]);
-    highs[r] = std::min(highs[r], limits[r]);
-  }
-  fit_extremes(lows, highs, grid, fitted);
-}
-
 }  // namespace
 
 GridParams fit_grid(const at::Tensor& weight_OI, const Grid& grid, const Range& range, const at::Tensor& hessian_II) {
@@ -89,14 +73,15 @@ GridParams fit_grid(const at::Tensor& weight_OI, const Grid& grid, const Range& 
   float* const zeros = params.zeros_OG.mutable_data_ptr<float>();
   for_each_row_tile(rows, [&](std::int64_t first, std::int64_t valid) {
     std::vector<float> tile(static_cast<size_t>(group * kLanes));
-    float own_limits[kLanes];
+    float own_limits[kLanes], lows[kLanes], highs[kLanes];
     TileGrid fitted;
     for (std::int64_t g = 0; g < groups; ++g) {
       const std::int64_t begin = g * group, end = std::min(begin + group, columns);
       load_tile(w, rows, columns, first, begin, end, tile.data());
       if (clips) {
         for (std::int64_t lane = 0; lane < kLanes; ++lane) own_limits[lane] = limit[std::min(first + lane, rows - 1) * groups + g];
-        fit_clipped(tile.data(), end - begin, own_limits, grid, fitted);
+        find_extremes(tile.data(), end - begin, lows, highs);
+        fit_clipped(lows, highs, own_limits, grid, fitted);
       } else {
         fit_tile(tile.data(), end - begin, grid, range, fitted);
       }

@@ -39,18 +39,6 @@ inline float round_floating(float x, int mantissa, int least_exponent) {
   return std::copysign(round_half_even(x * up) * down, x);
 }
 
-struct Rounded {
-  float code, value;
-};
-
-inline Rounded round_lane(float w, const TileGrid& g, std::int64_t r) {
-  float code = w / g.scale[r] + g.offset[r];
-  code = code < g.low[r] ? g.low[r] : code;
-  code = code > g.high[r] ? g.high[r] : code;
-  code = round_half_even(code);
-  return {code + g.base[r], g.scale[r] * (code - g.offset[r])};
-}
-
 inline Rounded round_floating_lane(float w, const TileGrid& g, std::int64_t r) {
   float x = w / g.scale[r];
   x = x < g.low[r] ? g.low[r] : x;

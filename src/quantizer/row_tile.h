@@ -7,19 +7,12 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "miq/core/vectorised.h"
 #include "miq/quantizer/range.h"
 
 namespace miq::quantizer {
 
 constexpr std::int64_t kLanes = 32;
-
-// Compiled three times; the loader picks the best the CPU has. The arithmetic is the same in all but
-// for fused multiply-adds.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define MIQ_VECTORISED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define MIQ_VECTORISED
-#endif
 
 /// Round half to even for |x| < 2^22, where codes lie: two additions that vectorise everywhere.
 inline float round_half_even(float x) {
@@ -37,6 +30,22 @@ struct TileGrid {
   int least_exponent = 0;  ///< of normal numbers
 };
 
+struct Rounded {
+  float code, value;
+};
+
+/// One lane of a whole-number grid.
+inline Rounded round_lane(float w, const TileGrid& g, std::int64_t r) {
+  float code = w / g.scale[r] + g.offset[r];
+  code = code < g.low[r] ? g.low[r] : code;
+  code = code > g.high[r] ? g.high[r] : code;
+  code = round_half_even(code);
+  return {code + g.base[r], g.scale[r] * (code - g.offset[r])};
+}
+
+/// The smallest and the largest weight of each row of tile[columns][kLanes].
+void find_extremes(const float* tile, std::int64_t columns, float* lows, float* highs);
+
 /// Fits `grid` to each row of tile[columns][kLanes]; shared (min_max and mse): to all of it, with one result
 /// in every lane.
 void fit_tile(const float* tile, std::int64_t columns, const Grid& grid, const Range& range, TileGrid& out, bool shared = false);
@@ -46,6 +55,9 @@ void fit_extremes(const float* lows, const float* highs, const Grid& grid, TileG
 
 /// The TileGrid of kLanes scales and zeros that lie `stride` apart; lanes from `rows` on repeat the last.
 void load_tile_grid(const float* scales, const float* zeros, std::int64_t stride, std::int64_t rows, const Grid& grid, TileGrid& out);
+
+/// As fit_extremes, of weights clipped at +-limits.
+void fit_clipped(const float* lows, const float* highs, const float* limits, const Grid& grid, TileGrid& out);
 
 /// Quantizes one column of a tile: codes (as floats) and values.
 void quantize_column(const float* weights, const TileGrid& grid, float* codes, float* values);

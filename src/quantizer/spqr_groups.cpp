@@ -17,10 +17,7 @@ MIQ_VECTORISED void weighted_errors(const float* tile, std::int64_t columns, std
     if (c == skip) continue;
     const float* const w = tile + c * kLanes;
     for (std::int64_t r = 0; r < kLanes; ++r) {
-      float code = w[r] / g.scale[r] + g.offset[r];
-      code = code < g.low[r] ? g.low[r] : code;
-      code = code > g.high[r] ? g.high[r] : code;
-      const float error = g.scale[r] * (round_half_even(code) - g.offset[r]) - w[r];
+      const float error = round_lane(w[r], g, r).value - w[r];
       errors[r] += error * error * inverse_squares[c];
     }
   }

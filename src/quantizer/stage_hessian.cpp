@@ -116,6 +116,11 @@ using FactorKey = std::tuple<double, double, ActOrder, bool, std::int64_t>;  // 
 
 }  // namespace
 
+std::vector<std::int64_t> HessianFactor::columns() const {
+  const at::Tensor order = (perm.defined() ? perm : at::arange(upper_II.size(0))).cpu().contiguous();
+  return {order.const_data_ptr<std::int64_t>(), order.const_data_ptr<std::int64_t>() + order.size(0)};
+}
+
 struct StageHessian::Cache {
   std::map<FactorKey, HessianFactor> factors;
   HessianFactor given;

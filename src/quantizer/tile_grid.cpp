@@ -83,17 +83,6 @@ Fitted fit_fp8(float low, float high, const Grid& grid) {
   return finish(scale > 0 ? scale : std::numeric_limits<float>::epsilon(), 0, grid);
 }
 
-MIQ_VECTORISED void find_extremes(const float* tile, std::int64_t columns, float* lows, float* highs) {
-  for (std::int64_t r = 0; r < kLanes; ++r) lows[r] = highs[r] = tile[r];
-  for (std::int64_t c = 1; c < columns; ++c) {
-    const float* const w = tile + c * kLanes;
-    for (std::int64_t r = 0; r < kLanes; ++r) {
-      lows[r] = w[r] < lows[r] ? w[r] : lows[r];
-      highs[r] = w[r] > highs[r] ? w[r] : highs[r];
-    }
-  }
-}
-
 void find_percentiles(const float* tile, std::int64_t columns, double percentile, float* lows, float* highs) {
   std::vector<float> row(static_cast<size_t>(columns));
   for (std::int64_t r = 0; r < kLanes; ++r) {
@@ -194,6 +183,26 @@ std::pair<float, float> percentile_interval(std::vector<float>& weights, double 
   };
   const double tail = (100 - percentile) / 200;
   return {at_share(tail), at_share(1 - tail)};
+}
+
+MIQ_VECTORISED void find_extremes(const float* tile, std::int64_t columns, float* lows, float* highs) {
+  for (std::int64_t r = 0; r < kLanes; ++r) lows[r] = highs[r] = tile[r];
+  for (std::int64_t c = 1; c < columns; ++c) {
+    const float* const w = tile + c * kLanes;
+    for (std::int64_t r = 0; r < kLanes; ++r) {
+      lows[r] = w[r] < lows[r] ? w[r] : lows[r];
+      highs[r] = w[r] > highs[r] ? w[r] : highs[r];
+    }
+  }
+}
+
+void fit_clipped(const float* lows, const float* highs, const float* limits, const Grid& grid, TileGrid& out) {
+  float low[kLanes], high[kLanes];
+  for (std::int64_t r = 0; r < kLanes; ++r) {
+    low[r] = std::max(lows[r], -limits[r]);
+    high[r] = std::min(highs[r], limits[r]);
+  }
+  fit_extremes(low, high, grid, out);
 }
 
 void fit_extremes(const float* lows, const float* highs, const Grid& grid, TileGrid& out) {

@@ -165,6 +165,10 @@ at::Tensor incoherence_rescaling(const at::Tensor& hessian_II, const std::vector
   return (diagonal.clamp_min(1e-8) / squares.clamp_min(1e-8)).pow(0.25).clamp_min(1e-8);
 }
 
+std::shared_ptr<const Orthogonal> random_orthogonal(OrthogonalKind kind, std::int64_t n, std::uint64_t seed) {
+  return kind == OrthogonalKind::hadamard ? random_hadamard(n, seed) : random_kronecker(n, seed);
+}
+
 at::Tensor transform_weight(const at::Tensor& weight_OI, const OnlineTransform& transform) {
   at::Tensor weight = weight_OI;
   if (transform.divisor_I.defined()) weight = weight * transform.divisor_I;

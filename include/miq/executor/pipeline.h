@@ -44,8 +44,8 @@ struct PipelineOptions {
   std::function<void(const std::string& name, const at::Tensor&)> on_tensor;
 };
 
-/// Whether any linear of the plan needs calibration data.
-bool needs_calibration(const std::vector<PlannedLinear>& plan);
+/// Whether any linear of the plan needs calibration data, or the recipe's allocation or distillation.
+bool needs_calibration(const std::vector<PlannedLinear>& plan, const quantizer::Recipe& recipe);
 
 /// Quantizes the model's linears as planned. At no time more than one block's weights, its statistics
 /// and the hidden states are in memory.

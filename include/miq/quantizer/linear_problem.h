@@ -54,6 +54,9 @@ struct HessianFactor {
   double damp = 0;          ///< what was added to the diagonal
   double percdamp_used = 0; ///< damp / mean(diag H)
   std::vector<Event> events;
+
+  /// The original column at each position: perm, or 0, 1, 2 ...
+  std::vector<std::int64_t> columns() const;
 };
 
 /// A stage's Hessian with its factors, made once per distinct choice. Not thread-safe.
@@ -84,6 +87,8 @@ struct LinearProblem {
   std::string name;                  ///< "model.layers.3.mlp.down_proj"; for errors and events
   at::Tensor weight_OI;              ///< float32, contiguous; not modified
   StageHessian* hessian = nullptr;   ///< null for roundings that need no data
+  /// The Hessian, or undefined.
+  at::Tensor hessian_matrix() const { return hessian != nullptr ? hessian->matrix() : at::Tensor(); }
 };
 
 /// Solves `problem` with the rounding named by `rounding.kind`, fills loss and relative_error. A Hessian

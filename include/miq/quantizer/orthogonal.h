@@ -37,7 +37,8 @@ std::pair<std::int64_t, std::int64_t> kronecker_shape(std::int64_t n);
 std::shared_ptr<const Orthogonal> random_kronecker(std::int64_t n, std::uint64_t seed);
 
 /// A = kron(had_K, Sylvester_{n/K}) / sqrt(n), K in 1, 12, 20, 28, ... (QuaRot hadamard_utils.py, whose
-/// had_K is used; k: 0, or a K that is wanted). @throws Error{unsupported} when n has no such factorisation: ask has_hadamard(n).
+/// had_K is used; k: 0, or a K that is wanted). @throws Error{unsupported} when n has no such factorisation:
+/// ask has_hadamard(n).
 std::shared_ptr<const Orthogonal> hadamard(std::int64_t n, std::int64_t k = 0);
 bool has_hadamard(std::int64_t n);
 /// K of the factorisation; 0: none. A power of two has K = 1.

@@ -26,7 +26,6 @@ struct OnlineTransform {
   std::shared_ptr<const Orthogonal> input;  ///< V, of order I
   std::shared_ptr<const Orthogonal> output; ///< U, of order O
   std::int64_t parameter_bits = 0;          ///< storage of V and U (seeds)
-  bool empty() const { return !divisor_I.defined() && !input && !output; }
 };
 
 /// Weights kept exact, in rows (CSR); they replace the value of their code.

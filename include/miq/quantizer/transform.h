@@ -76,6 +76,9 @@ at::Tensor smoothquant_scales(const at::Tensor& max_abs_I, const std::vector<at:
 /// the divisor of x is D (W' = W diag(D)).
 at::Tensor incoherence_rescaling(const at::Tensor& hessian_II, const std::vector<at::Tensor>& weights_OI);
 
+/// The transform's kind of seeded random matrix. @throws Error{unsupported} as random_hadamard.
+std::shared_ptr<const Orthogonal> random_orthogonal(OrthogonalKind kind, std::int64_t n, std::uint64_t seed);
+
 /// W diag(d) V^T with U on the other side; undefined or null parts are the identity. float32.
 at::Tensor transform_weight(const at::Tensor& weight_OI, const OnlineTransform& transform);
 /// Back to the basis of x and y.

@@ -198,8 +198,7 @@ Sweep make_sweep(const at::Tensor& weight_OI, const at::Tensor& hessian_II, cons
   // awq_clip looks at the Hessian of a group's own columns, which are there before the sweep.
   sweep.dynamic = grid.granularity == Granularity::group && !rounding.static_groups && range.kind != RangeKind::awq_clip;
   sweep.stale_block = rounding.group_fit == GroupFit::stale ? rounding.block_size : 0;
-  const at::Tensor perm = (factor.perm.defined() ? factor.perm : at::arange(sweep.columns)).cpu().contiguous();
-  sweep.column.assign(perm.const_data_ptr<std::int64_t>(), perm.const_data_ptr<std::int64_t>() + sweep.columns);
+  sweep.column = factor.columns();
   // Groups are the natural ones, except with act_order desc and groups fitted on the way: those follow
   // the sweep.
   const bool natural = !sweep.dynamic || rounding.act_order == ActOrder::none;

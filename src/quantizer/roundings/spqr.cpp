@@ -34,19 +34,13 @@ struct Sweep {
   float* at(at::Tensor& tiles_, std::int64_t t) { return tiles_.mutable_data_ptr<float>() + t * columns * kLanes; }
 };
 
-template <class Work>
-void for_tiles(const Sweep& sweep, const Work& work) {
-  at::parallel_for(0, sweep.tiles, 1, [&](std::int64_t from, std::int64_t to) {
-    for (std::int64_t t = from; t < to; ++t) work(t);
-  });
-}
-
 // Both levels of the group that starts at position k.
 void fit_group(Sweep& sweep, std::int64_t k) {
   const std::int64_t width = std::min(sweep.group, sweep.columns - k), g = k / sweep.group, lanes = sweep.tiles * kLanes;
   float* const scales = sweep.scales_GO.mutable_data_ptr<float>() + g * lanes;
   float* const zeros = sweep.zeros_GO.mutable_data_ptr<float>() + g * lanes;
-  for_tiles(sweep, [&](std::int64_t t) {
+  for_each_row_tile(sweep.rows, [&](std::int64_t first, std::int64_t) {
+    const std::int64_t t = first / kLanes;
     TileGrid fitted;
     fit_spqr_group(sweep.at(sweep.weights, t) + k * kLanes, width, sweep.inverse_squares.data() + k, sweep.threshold,
                    sweep.rounding->simplified_outliers, sweep.grid, fitted);
@@ -105,7 +99,8 @@ void run(Sweep& sweep) {
     for (std::int64_t at = begin; at < block_end;) {
       if (at % sweep.group == 0) fit_group(sweep, at);
       const std::int64_t end = std::min({at + kStrip, (at / sweep.group + 1) * sweep.group, block_end});
-      for_tiles(sweep, [&](std::int64_t t) {
+      for_each_row_tile(sweep.rows, [&](std::int64_t first, std::int64_t) {
+        const std::int64_t t = first / kLanes;
         round_strip(sweep, t, at, end, block_end);
         if (end == block_end)
           subtract_products(sweep.at(sweep.weights, t) + end * kLanes, sweep.columns - end, sweep.at(sweep.errors, t) + begin * kLanes, end - begin,
@@ -146,14 +141,14 @@ Sweep make_sweep(const at::Tensor& weight_OI, const HessianFactor& factor, const
   sweep.group = grid.columns_per_group(sweep.columns);
   sweep.groups = grid.num_groups(sweep.columns);
   sweep.block = rounding.block_size;
-  const at::Tensor perm = (factor.perm.defined() ? factor.perm : at::arange(sweep.columns)).cpu().contiguous();
-  sweep.column.assign(perm.const_data_ptr<std::int64_t>(), perm.const_data_ptr<std::int64_t>() + sweep.columns);
+  sweep.column = factor.columns();
   at::Tensor weight = weight_OI;
   if (factor.dead.defined()) weight = weight.masked_fill(factor.dead.cpu(), 0);
-  weight = weight.index_select(1, perm);
+  weight = weight.index_select(1, at::tensor(sweep.column, at::kLong));
   sweep.upper_II = factor.upper_II.cpu().contiguous();
   const at::Tensor diagonal = sweep.upper_II.diagonal().to(at::kDouble);
-  for (std::int64_t k = 0; k < sweep.columns; ++k) sweep.inverse_squares.push_back(static_cast<float>(1 / std::pow(diagonal[k].item<double>(), 2)));
+  const at::Tensor inverse_squares = diagonal.square().reciprocal().to(at::kFloat).contiguous();
+  sweep.inverse_squares.assign(inverse_squares.const_data_ptr<float>(), inverse_squares.const_data_ptr<float>() + sweep.columns);
   if (rounding.outlier_threshold > 0 && sweep.rows > 1)
     sweep.threshold = rounding.outlier_threshold * (weight.var(at::IntArrayRef{0}, /*unbiased=*/true) / diagonal.square()).mean().item<double>();
   sweep.weights = to_tiles(weight, sweep.tiles);
@@ -184,7 +179,7 @@ QuantizedLinear round_spqr(const LinearProblem& problem, const Grid& grid, const
   const std::int64_t columns = weight.size(1);
   const bool spearman = rounding.act_order == ActOrder::spearman;
   const at::Tensor order = spearman ? spearman_order(weight) : at::Tensor();
-  const HessianFactor factor = problem.hessian->factor(rounding, grid.columns_per_group(columns), order);
+  const HessianFactor& factor = problem.hessian->factor(rounding, grid.columns_per_group(columns), order);
   Sweep sweep = make_sweep(weight, factor, grid, rounding);
   run(sweep);
 
