@@ -1,0 +1,51 @@
+// GGUF v3: llama.cpp's container. Layout: docs of ggml (gguf.md); block types as in ggml-quants.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace miq {
+
+/// A tensor of a GGUF file. `shape` is in the order of the other formats: the fastest axis last.
+struct GgufTensor {
+  std::string name;
+  std::int32_t type = 0;  ///< ggml_type
+  std::vector<std::int64_t> shape;
+  std::int64_t offset = 0, bytes = 0;  ///< offset from the file's start
+};
+
+/// "F32", "Q4_K" ...; "type 99" for one that is not known.
+std::string ggml_type_name(std::int32_t type);
+
+/// A GGUF file, mapped read-only.
+class GgufFile {
+ public:
+  /// @throws Error{io} for anything but a well-formed file: magic, version, counts and lengths that the
+  /// file cannot hold, keys or tensors that come twice, offsets that overlap or lie outside, unknown types.
+  static GgufFile open(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const { return path_; }
+  /// Keys and values; arrays as JSON arrays.
+  const nlohmann::json& metadata() const { return metadata_; }
+  const std::map<std::string, GgufTensor>& tensors() const { return tensors_; }
+  /// F32, F16, BF16, F64 and integers as views of the file; block types dequantized to float32, to the bit
+  /// as ggml does. @throws Error{io} none of that name, Error{unsupported} for a type it cannot read.
+  at::Tensor tensor(const std::string& name) const;
+  /// The rows `begin .. begin + count` of the first axis, for tensors that hold several matrices.
+  at::Tensor rows(const std::string& name, std::int64_t begin, std::int64_t count) const;
+  void advise(const std::string& name, bool needed) const;  ///< as SafetensorsFile::advise
+
+ private:
+  std::filesystem::path path_;
+  std::shared_ptr<const class MappedFile> mapping_;
+  nlohmann::json metadata_;
+  std::map<std::string, GgufTensor> tensors_;
+};
+
+}  // namespace miq
