@@ -138,7 +138,9 @@ struct Job {
       for (const PlannedLinear& planned : plan)
         if (!planned.choice.layer->keep_float) names.insert(planned.name);
       format::ModelChanges changes;
-      if (rotation().kind == quantizer::TransformKind::rotation && model->architecture().tie_word_embeddings) {
+      const bool rotated = rotation().kind == quantizer::TransformKind::rotation;
+      if (rotated && model->architecture().normalised_head) changes.config["norm_head"] = false;
+      if (rotated && model->architecture().tie_word_embeddings) {
         changes.extra.push_back({model->architecture().head + ".weight", model->head_VH().scalar_type(), model->head_VH().sizes().vec()});
         changes.config["tie_word_embeddings"] = false;
       }

@@ -30,7 +30,10 @@ class LanguageModel {
   const at::Tensor& embedding_VH() const { return embedding_VH_; }
   const at::Tensor& final_norm_H() const { return final_norm_H_; }
   const at::Tensor& head_VH() const { return head_VH_; }
-  /// Other ends, for example rotated ones; a tied head becomes one of its own.
+  /// The head as the function has it: with normalised rows where the family normalises them.
+  at::Tensor function_head_VH() const;
+  /// Other ends, for example rotated ones; a tied head becomes one of its own, and no head is normalised
+  /// any more.
   void replace_ends(at::Tensor embedding_VH, at::Tensor final_norm_H, at::Tensor head_VH);
 
   /// ids [B, T] int64 -> [B, T, H] float32.
@@ -57,11 +60,14 @@ class LanguageModel {
 
  private:
   LanguageModel() = default;
+  void advise_block(std::int64_t layer, bool needed) const;
+  bool normalises_head() const { return architecture_->normalised_head && !head_is_normalised_; }
   std::shared_ptr<const Architecture> architecture_;
   std::shared_ptr<TensorSource> source_;
   at::ScalarType compute_dtype_ = at::kFloat;
   at::Device device_ = at::kCPU;
   at::Tensor embedding_VH_, head_VH_, final_norm_H_;
+  bool head_is_normalised_ = false;
   mutable at::Tensor head_compute_;  // head_VH_ in the compute type
   std::vector<Block> blocks_;
   mutable std::unique_ptr<RopeTable> rope_;
