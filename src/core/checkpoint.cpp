@@ -96,6 +96,13 @@ bool is_torch_name(const fs::path& path) {
 
 }  // namespace
 
+bool has_checkpoint(const fs::path& folder) {
+  std::error_code problem;
+  for (const char* name : {kSingle, kIndex, kTorchSingle, kTorchIndex})
+    if (fs::exists(folder / name, problem)) return true;
+  return false;
+}
+
 std::shared_ptr<TensorSource> open_checkpoint(const fs::path& path) {
   std::error_code problem;
   const auto status = fs::status(path, problem);

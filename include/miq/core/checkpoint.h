@@ -30,6 +30,9 @@ class TensorSource {
 /// what SafetensorsFile::open and TorchFile::open throw.
 std::shared_ptr<TensorSource> open_checkpoint(const std::filesystem::path& path);
 
+/// Whether `folder` holds weights that open_checkpoint takes.
+bool has_checkpoint(const std::filesystem::path& folder);
+
 /// Writes `model.safetensors`, or shards of at most `shard_bytes` and `model.safetensors.index.json`,
 /// into `folder`. A shard is closed as soon as its last tensor has come.
 class CheckpointWriter {
