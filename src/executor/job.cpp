@@ -36,9 +36,9 @@ at::ScalarType calibration_dtype(const JobConfig& config, const model::LanguageM
 }
 
 struct Job {
-  Job(const JobConfig& c, JobMode m) : config(c), mode(m) {}
+  Job(const JobConfig& c, JobMode m) : config(resolved(c)), mode(m) {}
 
-  const JobConfig& config;
+  JobConfig config;
   JobMode mode;
   std::optional<model::LanguageModel> model;
   std::unique_ptr<dataset::Tokenizer> tokenizer;
@@ -59,8 +59,6 @@ struct Job {
 
   // Opens everything the job will need, so that what is missing is told before the work.
   void prepare() {
-    if (config.model.path.empty())
-      throw Error(ErrorKind::config, "no model", "model.path", "set model.path in the configuration, or give --model PATH");
     if (writes()) {
       std::error_code problem;
       fs::create_directories(config.output, problem);

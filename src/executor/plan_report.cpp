@@ -215,9 +215,8 @@ Json totals(const Planner& p, const Json& layers) {
 
 }  // namespace
 
-Json describe_plan(const JobConfig& config) {
-  if (config.model.path.empty())
-    throw Error(ErrorKind::config, "no model", "model.path", "set model.path in the configuration, or give --model PATH");
+Json describe_plan(const JobConfig& given) {
+  const JobConfig config = resolved(given);
   const c10::InferenceMode inference;
   const model::LanguageModel model = model::LanguageModel::open(config.model.path, config.model.architecture, at::kFloat, parse_device(config.device));
   const std::vector<PlannedLinear> plan = make_plan(model, config.recipe);

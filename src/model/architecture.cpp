@@ -4,6 +4,7 @@
 
 #include "description.h"
 #include "families.h"
+#include "gguf_model.h"
 #include "miq/core/error.h"
 #include "miq/core/file.h"
 #include "miq/core/text.h"
@@ -47,6 +48,17 @@ Rope read_rope(const ConfigJson& config, std::int64_t max_positions, std::int64_
   if (type == "default") return rope;
   if (type == "dynamic") {
     rope.max_positions = max_positions;
+    return rope;
+  }
+  if (type == "factors") {
+    rope.scaling = RopeScaling::factors;
+    const nlohmann::json factors = scaling.has("factors") ? scaling.raw("factors") : nlohmann::json();
+    if (!factors.is_array() || static_cast<std::int64_t>(factors.size()) != rope.dim / 2)
+      scaling.fail("factors", "must list " + std::to_string(rope.dim / 2) + " divisors");
+    for (const auto& factor : factors) {
+      if (!factor.is_number() || !(factor.get<double>() > 0)) scaling.fail("factors", "must be positive numbers");
+      rope.factors.push_back(factor.get<double>());
+    }
     return rope;
   }
   const std::map<std::string, RopeScaling> types = {
@@ -179,7 +191,8 @@ Architecture read_family(const std::string& family, const ConfigJson& config) {
 }  // namespace
 
 Architecture read_architecture(const fs::path& path, const std::string& family) {
-  ConfigJson config = load(path / "config.json");
+  const std::optional<fs::path> gguf = find_gguf(path);
+  ConfigJson config = gguf ? ConfigJson(gguf_config(GgufFile::open(*gguf)), gguf->string()) : load(path / "config.json");
   const bool described = family.ends_with(".yaml") || family.ends_with(".yml");
   std::optional<Description> description;
   std::string wanted = family;
@@ -194,7 +207,7 @@ Architecture read_architecture(const fs::path& path, const std::string& family) 
   a.family = wanted;
   if (description) describe(*description, a);
   const fs::path generation = path / "generation_config.json";
-  if (fs::exists(generation)) {
+  if (!gguf && fs::exists(generation)) {
     const auto eos = token_ids(load(generation), "eos_token_id");
     if (!eos.empty()) a.eos_token_ids = eos;
   }

@@ -1,5 +1,6 @@
 #include "miq/model/language_model.h"
 
+#include "gguf_model.h"
 #include "kernels.h"
 #include "miq/core/device.h"
 #include "miq/core/dtype.h"
@@ -75,15 +76,16 @@ at::Tensor normalised_rows(const at::Tensor& matrix_VH, at::ScalarType dtype) {
 
 }  // namespace
 
-LanguageModel LanguageModel::open(const std::filesystem::path& folder, const std::string& family,
+LanguageModel LanguageModel::open(const std::filesystem::path& path, const std::string& family,
                                   at::ScalarType compute_dtype, const at::Device& device) {
   LanguageModel model;
-  model.architecture_ = std::make_shared<const Architecture>(read_architecture(folder, family));
-  model.source_ = open_checkpoint(folder);
+  model.architecture_ = std::make_shared<const Architecture>(read_architecture(path, family));
+  const auto gguf = find_gguf(path);
+  model.source_ = gguf ? open_gguf(GgufFile::open(*gguf)) : open_checkpoint(path);
   model.compute_dtype_ = compute_dtype;
   model.device_ = device;
   const Architecture& a = *model.architecture_;
-  check_tensors(*model.source_, model.architecture_, folder.string());
+  check_tensors(*model.source_, model.architecture_, path.string());
   model.embedding_VH_ = model.source_->tensor(a.embedding + ".weight").to(device);
   model.head_VH_ = !a.tie_word_embeddings ? model.source_->tensor(a.head + ".weight").to(device) : model.embedding_VH_;
   model.final_norm_H_ = model.source_->tensor(a.final_norm + ".weight").to(device);

@@ -51,6 +51,9 @@ at::Tensor inverse_frequencies(const Rope& rope, std::int64_t dim) {
       case RopeScaling::llama3:
         out[k] = llama3_frequency(frequency, rope);
         break;
+      case RopeScaling::factors:
+        out[k] = frequency / rope.factors.at(static_cast<size_t>(k));
+        break;
       case RopeScaling::yarn:
         out[k] = yarn_frequency(frequency, k, dim, rope);
         break;

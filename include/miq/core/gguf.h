@@ -23,6 +23,8 @@ struct GgufTensor {
 
 /// "F32", "Q4_K" ...; "type 99" for one that is not known.
 std::string ggml_type_name(std::int32_t type);
+/// What GgufFile::tensor() gives for a type: float32 for block types.
+at::ScalarType ggml_value_dtype(std::int32_t type);
 
 /// The .gguf file that `path` means: itself, or the only one of a folder that has no other weights.
 std::optional<std::filesystem::path> find_gguf(const std::filesystem::path& path);

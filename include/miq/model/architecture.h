@@ -13,7 +13,7 @@ namespace miq::model {
 
 /// How attention knows positions.
 enum class Positions { rope, alibi };
-enum class RopeScaling { none, linear, llama3, yarn };
+enum class RopeScaling { none, linear, llama3, yarn, factors };
 
 /// Rotary positions of the first `dim` dimensions of a head; the others pass through.
 struct Rope {
@@ -25,6 +25,7 @@ struct Rope {
   double beta_fast = 32,
          beta_slow =
              1;  ///< yarn: rotations over the original context above which a frequency stays, below which it is divided
+  std::vector<double> factors;  ///< factors: the divisor of each frequency (llama.cpp's rope_freqs)
   double attention_factor = 1;  ///< yarn: cos and sin are multiplied by it
   std::int64_t original_max_position_embeddings = 0;
   std::int64_t max_positions = 0;  ///< 0: no limit. Dynamic NTK scaling is none up to here, and not supported beyond

@@ -13,11 +13,11 @@ namespace miq::model {
 
 class LanguageModel {
  public:
-  /// Opens a Hugging Face folder. Nothing but the embedding's place is looked up; blocks come from
+  /// Opens a Hugging Face folder or a .gguf file. Nothing but the embedding's place is looked up; blocks come from
   /// the mapped files when asked for. All tensors and their shapes are checked here, so that a
   /// missing one is found before any work. `compute_dtype`: of products; residuals are float32.
   /// @throws Error{io} naming a missing or misshapen tensor.
-  static LanguageModel open(const std::filesystem::path& folder, const std::string& family,
+  static LanguageModel open(const std::filesystem::path& path, const std::string& family,
                             at::ScalarType compute_dtype, const at::Device& device);
 
   const Architecture& architecture() const { return *architecture_; }
