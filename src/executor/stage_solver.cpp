@@ -80,6 +80,7 @@ struct StageSolver::Unit {
   bool folded;
   std::vector<const InputStatistics*> statistics;   // of each group; null when nothing needs any
   std::unique_ptr<InputStatistics> merged;          // of several groups together
+  std::unique_ptr<InputStatistics> stand_in;        // extremes of all experts, for one that saw nothing
   std::vector<at::Tensor> hessians;                 // of each group, or undefined
   std::vector<std::vector<quantizer::Event>> events;
 
@@ -115,7 +116,7 @@ at::Tensor fill_starved(const at::Tensor& hessian, const InputStatistics& own, c
 StageSolver::Unit StageSolver::make_unit(model::Block& block, std::int64_t stage, size_t begin, size_t end, const StageStatistics& statistics) const {
   const auto groups = block.groups(stage);
   Unit unit{stage, begin, {groups.begin() + static_cast<std::ptrdiff_t>(begin), groups.begin() + static_cast<std::ptrdiff_t>(end)},
-            fold_target(block, model_.architecture(), stage, begin), false, {}, nullptr, {}, {}};
+            fold_target(block, model_.architecture(), stage, begin), false, {}, nullptr, nullptr, {}, {}};
   std::vector<const LayerRecipe*> recipes;
   for (const model::Linear* linear : unit.linears()) recipes.push_back(&recipe_of(*linear));
   unit.folded = folds(recipes, unit.target.linear != nullptr ? &recipe_of(*unit.target.linear) : nullptr);
@@ -138,6 +139,10 @@ StageSolver::Unit StageSolver::make_unit(model::Block& block, std::int64_t stage
     }
     const bool expert = groups.size() > 1;
     if (!expert || own.num_tokens() >= inputs) continue;
+    if (needs.extremes && !unit.merged && own.num_tokens() == 0) {
+      unit.stand_in = std::make_unique<InputStatistics>(inputs, model_.device(), quantizer::StatisticsNeeds{.extremes = true});
+      for (const auto& other : statistics) unit.stand_in->merge(*other);
+    }
     if (needs.hessian) unit.hessians[g] = fill_starved(unit.hessians[g], own, unit.merged.get());
     unit.events[g].push_back({"starved_expert", "the router sent " + std::to_string(own.num_tokens()) + " calibration tokens to this expert of " + std::to_string(inputs) +
                                                     " inputs: " + (unit.merged ? "those of all experts fill in" : "rounded nearer to plain rounding")});
@@ -229,7 +234,8 @@ void StageSolver::solve_unit(model::Block& block, const Unit& unit, const Module
       if (unit.hessians[g].defined())
         hessian = std::make_unique<quantizer::StageHessian>(transform_hessian(unit.hessians[g], shared),
                                                             filled ? unit.hessians[g].size(0) : unit.statistics[g]->num_tokens());
-      const InputStatistics* const seen = unit.statistics[g] != nullptr && unit.statistics[g]->num_tokens() > 0 ? unit.statistics[g] : unit.all();
+      const InputStatistics* seen = unit.statistics[g];
+      if (seen != nullptr && seen->num_tokens() == 0) seen = unit.stand_in ? unit.stand_in.get() : unit.all();
       for (model::Linear* linear : same) {
         if (unit.group_of(linear) != g) continue;
         round(*linear, shared, hessian.get(), seen, compute_dtype);
