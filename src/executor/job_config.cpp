@@ -17,8 +17,8 @@ static void visit_fields(FieldVisitor& v, ModelConfig& config) {
 static void visit_fields(FieldVisitor& v, PipelineConfig& config) {
   v.choice<Order>("order", config.order, {{"stage", Order::stage}, {"block", Order::block}}, "stage: later stages of a block see earlier ones quantized");
   v.choice<Propagate>("propagate", config.propagate, {{"quantized", Propagate::quantized}, {"float", Propagate::floating}}, "what the next block is fed with");
-  v.choice<Offload>("offload", config.offload, {{"none", Offload::none}, {"cpu", Offload::cpu}}, "where hidden states rest between blocks");
-  v.bytes("memory", config.memory, "activations of one microbatch at most");
+  v.choice<Offload>("offload", config.offload, {{"none", Offload::none}, {"cpu", Offload::cpu}, {"disk", Offload::disk}}, "where hidden states rest between stages");
+  v.bytes("memory", config.memory, "what the program may take beside the page cache, for example 4GiB (docs/scaling.md)");
 }
 
 static void visit_fields(FieldVisitor& v, ExportConfig& config) {

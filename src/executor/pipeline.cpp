@@ -8,6 +8,7 @@
 #include "miq/core/memory.h"
 #include "miq/core/progress.h"
 #include "miq/quantizer/statistics.h"
+#include "resting_place.h"
 #include "stage_solver.h"
 
 namespace miq::executor {
@@ -35,7 +36,8 @@ class Pipeline {
         plan_(plan),
         options_(options),
         rotation_(options.rotation.kind == quantizer::TransformKind::rotation ? std::make_unique<Rotation>(model.architecture(), options.rotation) : nullptr),
-        solver_(model, plan, rotation_.get(), [this](const LayerReport& layer) { report(layer); }) {
+        solver_(model, plan, rotation_.get(), [this](const LayerReport& layer) { report(layer); }),
+        resting_(options.config.offload, model.device(), options.folder) {
     for (const char* phase : {"read", "forward", "statistics", "solve", "write"}) result_.seconds_by_phase[phase] = 0;
     last_calibrated_ = last_calibrated_block();
   }
@@ -89,13 +91,10 @@ class Pipeline {
   // Microbatches: as many samples as the activations of one stage leave room for.
   void embed_samples() {
     const PhaseTimer timer(result_.seconds_by_phase, "forward");
-    const model::Architecture& a = model_.architecture();
-    constexpr std::int64_t kAutoBytes = std::int64_t{128} << 20;
-    const std::int64_t budget = options_.config.memory > 0 ? options_.config.memory : std::min(kAutoBytes, available_memory_bytes() / 8);
     std::int64_t longest = 0;
     for (const at::Tensor& ids : options_.calibration_ids) {
-      const std::int64_t sample_bytes = ids.size(1) * (3 * a.intermediate_size + 6 * a.hidden_size) * 4;
-      const std::int64_t batch = std::clamp<std::int64_t>(budget / sample_bytes, 1, ids.size(0));
+      const std::int64_t sample_bytes = ids.size(1) * activation_bytes_per_token(model_.architecture());
+      const std::int64_t batch = std::clamp<std::int64_t>(microbatch_bytes(options_.config.memory) / sample_bytes, 1, ids.size(0));
       for (std::int64_t s = 0; s < ids.size(0); s += batch)
         states_.push_back({rest(model_.embed(ids.narrow(0, s, std::min(batch, ids.size(0) - s)))), {}, {}});
       longest = std::max(longest, ids.size(1));
@@ -103,17 +102,9 @@ class Pipeline {
     rope_ = &model_.rope(longest);
   }
 
-  // Hidden states between uses: on the device, or in the CPU's memory.
-  at::Tensor rest(const at::Tensor& t) const { return options_.config.offload == Offload::cpu ? t.cpu() : t; }
-  void wake(BlockState& state) const {
-    state.hidden_BTH = state.hidden_BTH.to(model_.device());
-    for (at::Tensor& x : state.x) x = x.to(model_.device());
-  }
-  void put_to_rest(BlockState& state) const {
-    if (options_.config.offload != Offload::cpu) return;
-    state.hidden_BTH = state.hidden_BTH.cpu();
-    for (at::Tensor& x : state.x) x = x.cpu();
-  }
+  at::Tensor rest(const at::Tensor& t) const { return resting_.rest(t); }
+  void wake(BlockState& state) const { resting_.wake(state); }
+  void put_to_rest(BlockState& state) const { resting_.rest(state); }
 
   Block read_block(std::int64_t layer) {
     const PhaseTimer timer(result_.seconds_by_phase, "read");
@@ -291,6 +282,7 @@ class Pipeline {
   const PipelineOptions& options_;
   std::unique_ptr<Rotation> rotation_;
   StageSolver solver_;
+  RestingPlace resting_;
   std::int64_t last_calibrated_ = -1;
   std::vector<BlockState> states_;
   const model::RopeTable* rope_ = nullptr;
@@ -299,6 +291,16 @@ class Pipeline {
 };
 
 }  // namespace
+
+std::int64_t activation_bytes_per_token(const model::Architecture& a) {
+  const std::int64_t inner = a.experts.count > 0 ? std::max(a.intermediate_size, a.experts.per_token * a.experts.intermediate_size) : a.intermediate_size;
+  return (3 * inner + 6 * a.hidden_size) * 4;
+}
+
+std::int64_t microbatch_bytes(std::int64_t memory) {
+  constexpr std::int64_t kUsual = std::int64_t{128} << 20;
+  return memory > 0 ? std::min(kUsual, memory / 16) : std::min(kUsual, available_memory_bytes() / 8);
+}
 
 bool needs_calibration(const std::vector<PlannedLinear>& plan, const quantizer::Recipe& recipe) {
   return recipe.allocation.bits > 0 || recipe.distillation.steps > 0 || std::any_of(plan.begin(), plan.end(), [](const PlannedLinear& planned) {

@@ -1,10 +1,9 @@
 // What a job will do and cost, told beforehand: `miq plan`.
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
 
-#include <chrono>
 #include <set>
 
+#include "cost.h"
 #include "miq/core/device.h"
 #include "miq/core/dtype.h"
 #include "miq/core/error.h"
@@ -141,49 +140,14 @@ struct Planner {
   }
 };
 
-// Operations a second of a product in this type, measured for a moment.
-double matrix_rate(at::ScalarType dtype, const at::Device& device) {
-  const at::Tensor x = at::randn({1024, 1024}, at::TensorOptions().device(device)).to(dtype);
-  double best = 0;
-  for (int i = 0; i < 6; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    at::linear(x, x).sum().item<float>();
-    best = std::max(best, 2 * 1024.0 * 1024 * 1024 / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  return best;
-}
-
-// Forward passes, statistics, factors and roundings at the measured rates.
-double expected_seconds(const Planner& p, std::int64_t tokens) {
-  const bool fast = has_fast_bfloat16(p.model.device());
-  const double forward_rate = matrix_rate(fast ? at::kBFloat16 : at::kFloat, p.model.device()), solve_rate = matrix_rate(at::kFloat, p.model.device());
-  double forward = 0, solve = 0;
-  for (const PlannedLinear& planned : p.plan) {
-    const LayerRecipe& recipe = *planned.choice.layer;
-    const double m = static_cast<double>(planned.out_features), n = static_cast<double>(planned.in_features);
-    const quantizer::StatisticsNeeds needs = quantizer::statistics_needs(recipe);
-    forward += 2 * static_cast<double>(tokens) * m * n * (recipe.transform.kind == TransformKind::awq ? 1.4 : 1);
-    if (needs.hessian) solve += m * n * n / 3 + n * n * n / 3;
-    if (needs.hessian) forward += static_cast<double>(tokens) * n * n / 2;
-    // Passes over the weight, at about 50 million weights a second and thread.
-    const double passes = recipe.keep_float ? 0 : recipe.range.kind == quantizer::RangeKind::mse ? 20 : recipe.rounding.kind == "hqq" ? 20 : recipe.rounding.kind == "spqr" ? 30 : 2;
-    solve += passes * m * n / (5e8 * at::get_num_threads()) * solve_rate;
-  }
-  return forward / forward_rate * 1.3 + solve / solve_rate + 1;
-}
-
 Json totals(const Planner& p, const Json& layers) {
   double bits = 0, weights = 0;
-  std::int64_t largest_block = 0, widest = 0, quantized_bytes = 0, float_bytes = 0;
+  std::int64_t quantized_bytes = 0, float_bytes = 0;
   std::set<std::string> linears;
-  std::map<std::int64_t, std::int64_t> block_weights;
   for (size_t i = 0; i < p.plan.size(); ++i) {
     const PlannedLinear& planned = p.plan[i];
     linears.insert(planned.name + ".weight");
     const auto count = static_cast<double>(planned.out_features * planned.in_features);
-    widest = std::max(widest, planned.in_features);
-    block_weights[planned.layer] += planned.out_features * planned.in_features;
-    largest_block = std::max(largest_block, block_weights[planned.layer]);
     if (planned.choice.layer->keep_float) {
       float_bytes += static_cast<std::int64_t>(count * 2);
       continue;
@@ -197,20 +161,17 @@ Json totals(const Planner& p, const Json& layers) {
   for (const TensorSpec& spec : p.model.source().specs())
     if (!linears.count(spec.name)) others += c10::multiply_integers(spec.shape) * static_cast<std::int64_t>(c10::elementSize(spec.dtype));
   const std::int64_t tokens = p.calibration_tokens();
-  const model::Architecture& a = p.a();
-  // The program, a block in the compute type and one linear's working copies, statistics with their
-  // factor, hidden states, a microbatch.
-  constexpr std::int64_t kProgram = std::int64_t{300} << 20, kMicrobatch = std::int64_t{128} << 20;
-  std::int64_t memory = kProgram + largest_block * 6;
-  if (tokens > 0) memory += 3 * widest * widest * 4 + tokens * a.hidden_size * 4 + kMicrobatch;
+  const std::int64_t compute_bytes = has_fast_bfloat16(p.model.device()) ? 2 : 4;
+  const Memory memory = expected_memory(p.model, p.plan, p.config.pipeline, compute_bytes, tokens);
   return {{"bits_per_weight", p.config.recipe.allocation.bits > 0 ? p.config.recipe.allocation.bits : weights > 0 ? bits / weights : 0.0},
           {"quantized_bytes", quantized_bytes},
           {"model_bytes", quantized_bytes + float_bytes + others},
           {"original_bytes", p.model.source().bytes()},
           {"calibration_tokens", tokens},
-          {"memory_bytes", memory},
+          {"memory_bytes", memory.total()},
+          {"memory", {{"program", memory.program}, {"block", memory.block}, {"statistics", memory.statistics}, {"solve", memory.solve}, {"hidden", memory.hidden}, {"microbatch", memory.microbatch}}},
           {"disk_bytes", p.config.export_ ? p.model.source().bytes() : 0},
-          {"seconds", expected_seconds(p, tokens)}};
+          {"seconds", expected_seconds(p.model, p.plan, tokens)}};
 }
 
 }  // namespace

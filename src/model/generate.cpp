@@ -34,7 +34,7 @@ std::vector<std::int64_t> generate(LanguageModel& model, const std::vector<std::
                                    const GenerateOptions& options, const std::function<void(std::int64_t)>& on_token) {
   if (prompt.empty())
     throw Error(ErrorKind::config, "the prompt is empty and the tokenizer adds no BOS token", "", "give a prompt");
-  model.hold_blocks();
+  model.hold_blocks_if_they_fit();
   const auto& eos = model.architecture().eos_token_ids;
   PythonRandom random(options.seed);
   KvCache cache(model.architecture().num_layers);

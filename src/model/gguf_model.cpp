@@ -169,6 +169,9 @@ class GgufSource : public TensorSource {
     const auto found = places_.find(name);
     if (found != places_.end()) file_.advise(found->second.from, needed);
   }
+  bool gives_views() const override {
+    return std::all_of(file_.tensors().begin(), file_.tensors().end(), [](const auto& entry) { return ggml_is_plain(entry.second.type); });
+  }
   std::int64_t bytes() const override {
     std::int64_t sum = 0;
     for (const auto& [name, tensor] : file_.tensors()) sum += tensor.bytes;

@@ -6,6 +6,7 @@
 #include "miq/core/dtype.h"
 #include "miq/core/error.h"
 #include "miq/core/log.h"
+#include "miq/core/memory.h"
 
 namespace miq::model {
 namespace {
@@ -148,9 +149,43 @@ void LanguageModel::release_block(std::int64_t layer) const { advise_block(layer
 
 at::Tensor LanguageModel::logits(const at::Tensor& hidden) const {
   const at::Tensor x = kernels::rms_norm(hidden, final_norm_H_, architecture_->rms_norm_eps, compute_dtype_);
+  const bool convert = normalises_head() || head_VH_.scalar_type() != compute_dtype_;
+  const std::int64_t converted_bytes = head_VH_.numel() * static_cast<std::int64_t>(c10::elementSize(compute_dtype_));
+  if (convert && memory_budget_ > 0 && converted_bytes > memory_budget_ / 4) return logits_in_parts(x);
   if (!head_compute_.defined() || head_compute_.scalar_type() != compute_dtype_)
     head_compute_ = normalises_head() ? normalised_rows(head_VH_, compute_dtype_) : head_VH_.to(compute_dtype_);
   return kernels::linear(x, head_compute_, {}).to(at::kFloat);
+}
+
+// The head converted part by part, each time.
+at::Tensor LanguageModel::logits_in_parts(const at::Tensor& x) const {
+  constexpr std::int64_t kRows = 8192;
+  const std::int64_t vocab = head_VH_.size(0);
+  auto sizes = x.sizes().vec();
+  sizes.back() = vocab;
+  at::Tensor out = at::empty(sizes, x.options().dtype(at::kFloat));
+  for (std::int64_t v = 0; v < vocab; v += kRows) {
+    const at::Tensor part = head_VH_.narrow(0, v, std::min(kRows, vocab - v));
+    const at::Tensor weight = normalises_head() ? normalised_rows(part, compute_dtype_) : part.to(compute_dtype_);
+    out.narrow(-1, v, part.size(0)).copy_(kernels::linear(x, weight, {}));
+  }
+  return out;
+}
+
+void LanguageModel::hold_blocks_if_they_fit() {
+  std::map<std::string, at::ScalarType> stored;
+  for (const TensorSpec& spec : source_->specs()) stored[spec.name] = spec.dtype;
+  std::int64_t bytes = 0;
+  for (std::int64_t l = 0; l < architecture_->num_layers; ++l) {
+    Block block(architecture_, l);
+    for (const Linear* linear : block.linears())  // a view of the file takes none
+      if (!source_->gives_views() || stored.at(linear->name + ".weight") != compute_dtype_)
+        bytes += linear->out_features * linear->in_features * static_cast<std::int64_t>(c10::elementSize(compute_dtype_));
+  }
+  if (memory_budget_ == 0 || bytes <= memory_budget_)
+    hold_blocks();
+  else
+    log_info("the blocks take " + format_bytes(bytes) + " of memory, more than " + format_bytes(memory_budget_) + ": they are read from the files for each pass");
 }
 
 void LanguageModel::hold_blocks() {
@@ -183,10 +218,9 @@ const RopeTable& LanguageModel::rope(std::int64_t positions) const {
 }
 
 at::Tensor LanguageModel::forward(const at::Tensor& ids_BT, KvCache* cache, bool last_only) {
-  if (blocks_.empty()) throw Error(ErrorKind::internal, "forward() needs held blocks");
   at::Tensor hidden = embed(ids_BT);
   const RopeTable& table = rope((cache ? cache->length() : 0) + ids_BT.size(1));
-  for (const Block& block : blocks_) hidden = block.forward(hidden, compute_dtype_, table, cache);
+  for_each_block([&](Block& block) { hidden = block.forward(hidden, compute_dtype_, table, cache); });
   if (cache) cache->advance(ids_BT.size(1));
   return logits(last_only ? hidden.narrow(1, hidden.size(1) - 1, 1) : hidden);
 }

@@ -25,13 +25,13 @@ enum class Order {
 };
 /// What the next block is fed with.
 enum class Propagate { quantized, floating };
-enum class Offload { none, cpu };
+enum class Offload { none, cpu, disk };
 
 struct PipelineConfig {
   Order order = Order::stage;
   Propagate propagate = Propagate::quantized;
   Offload offload = Offload::none;
-  std::int64_t memory = 0;  ///< bytes for activations of one microbatch; 0 = auto
+  std::int64_t memory = 0;  ///< bytes that the program may take beside the page cache; 0 = auto
 };
 
 enum class ExportFormat { dequantized };

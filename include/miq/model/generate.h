@@ -19,7 +19,7 @@ struct GenerateOptions {
 };
 
 /// Continues `prompt` (not empty); `on_token` sees each new token as it comes. Returns the new ids,
-/// without the EOS that ended them. Holds the model's blocks if they are not held yet.
+/// without the EOS that ended them. Holds the model's blocks if its memory budget allows.
 std::vector<std::int64_t> generate(LanguageModel& model, const std::vector<std::int64_t>& prompt,
                                    const GenerateOptions& options,
                                    const std::function<void(std::int64_t)>& on_token = {});

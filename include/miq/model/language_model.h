@@ -49,17 +49,23 @@ class LanguageModel {
   /// The blocks held in memory; empty until hold_blocks() or replace_blocks().
   std::vector<Block>& blocks() { return blocks_; }
   void hold_blocks();                              ///< loads all, converted
+  /// Memory that weights may take beside the page cache; 0 (the start): any. Where the blocks do not fit,
+  /// hold_blocks_if_they_fit() leaves them in the files, from where forward() reads them one by one.
+  void set_memory_budget(std::int64_t bytes) { memory_budget_ = bytes; }
+  std::int64_t memory_budget() const { return memory_budget_; }
+  void hold_blocks_if_they_fit();
   void replace_blocks(std::vector<Block> blocks);  ///< for example quantized ones
   /// Calls `visit` with each block in order: held ones, or loaded and dropped one by one.
   void for_each_block(const std::function<void(Block&)>& visit);
   const RopeTable& rope(std::int64_t positions) const;  ///< a table of at least so many positions
 
-  /// ids [B, T] -> logits [B, T, V] float32 (last_only: [B, 1, V]). Needs held blocks. With a cache,
-  /// ids follow the tokens in it.
+  /// ids [B, T] -> logits [B, T, V] float32 (last_only: [B, 1, V]), with the held blocks or with blocks
+  /// read one by one. With a cache, ids follow the tokens in it.
   at::Tensor forward(const at::Tensor& ids_BT, KvCache* cache = nullptr, bool last_only = false);
 
  private:
   LanguageModel() = default;
+  at::Tensor logits_in_parts(const at::Tensor& x) const;
   void advise_block(std::int64_t layer, bool needed) const;
   bool normalises_head() const { return architecture_->normalised_head && !head_is_normalised_; }
   std::shared_ptr<const Architecture> architecture_;
@@ -70,6 +76,7 @@ class LanguageModel {
   bool head_is_normalised_ = false;
   mutable at::Tensor head_compute_;  // head_VH_ in the compute type
   std::vector<Block> blocks_;
+  std::int64_t memory_budget_ = 0;
   mutable std::unique_ptr<RopeTable> rope_;
 };
 
