@@ -134,11 +134,7 @@ PreTokenizer make_byte_level(const Json& description, const std::string& where) 
       for (std::string& piece : pieces)
         if (!piece.empty() && piece[0] != ' ') piece.insert(0, 1, ' ');
     if (split) pieces = split(std::move(pieces), at_start);
-    for (std::string& piece : pieces) {
-      std::string mapped;
-      for (const char c : piece) mapped += byte_characters()[static_cast<unsigned char>(c)];
-      piece = std::move(mapped);
-    }
+    for (std::string& piece : pieces) piece = byte_level_text(piece);
     return pieces;
   };
 }
@@ -232,6 +228,12 @@ std::vector<std::string> strip(std::vector<std::string> tokens, const std::strin
 }
 
 }  // namespace
+
+std::string byte_level_text(std::string_view bytes) {
+  std::string mapped;
+  for (const char c : bytes) mapped += byte_characters()[static_cast<unsigned char>(c)];
+  return mapped;
+}
 
 Normalizer make_normalizer(const Json& description, const std::string& where) {
   if (description.is_null()) return [](const std::string& text) { return text; };
