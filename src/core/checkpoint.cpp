@@ -5,18 +5,21 @@
 #include "miq/core/error.h"
 #include "miq/core/file.h"
 #include "miq/core/text.h"
+#include "miq/core/torch_file.h"
 
 namespace miq {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr const char* kSingle = "model.safetensors";
-constexpr const char* kIndex = "model.safetensors.index.json";
+constexpr const char *kSingle = "model.safetensors", *kIndex = "model.safetensors.index.json";
+constexpr const char *kTorchSingle = "pytorch_model.bin", *kTorchIndex = "pytorch_model.bin.index.json";
 
-class SafetensorsSource : public TensorSource {
+// Tensors of one file or several of the same kind.
+template <class File>
+class FilesSource : public TensorSource {
  public:
-  explicit SafetensorsSource(std::vector<SafetensorsFile> files) : files_(std::move(files)) {
-    for (const SafetensorsFile& file : files_)
+  explicit FilesSource(std::vector<File> files) : files_(std::move(files)) {
+    for (const File& file : files_)
       for (const auto& [name, spec] : file.specs()) {
         if (!file_of_.emplace(name, &file).second)
           throw Error(ErrorKind::io, "tensor '" + name + "' stands in two shards", file.path().string());
@@ -42,53 +45,76 @@ class SafetensorsSource : public TensorSource {
   std::int64_t bytes() const override { return bytes_; }
 
  private:
-  std::vector<SafetensorsFile> files_;
-  std::map<std::string, const SafetensorsFile*> file_of_;
+  std::vector<File> files_;
+  std::map<std::string, const File*> file_of_;
   std::int64_t bytes_ = 0;
 };
 
-std::shared_ptr<TensorSource> open_sharded(const fs::path& folder) {
-  const fs::path index_path = folder / kIndex;
-  const nlohmann::json index = parse_json(read_file(index_path, 1 << 28), index_path.string());
+template <class File>
+std::shared_ptr<TensorSource> open_single(const fs::path& path) {
+  std::vector<File> files;
+  files.push_back(File::open(path));
+  return std::make_shared<FilesSource<File>>(std::move(files));
+}
+
+// The tensors of each shard that an index names: shard -> tensors.
+std::map<std::string, std::vector<std::string>> read_index(const fs::path& path) {
+  const nlohmann::json index = parse_json(read_file(path, 1 << 28), path.string());
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object())
-    throw Error(ErrorKind::io, "the index has no weight_map", index_path.string());
+    throw Error(ErrorKind::io, "the index has no weight_map", path.string());
   std::map<std::string, std::vector<std::string>> tensors_of;
   for (const auto& [name, shard] : index["weight_map"].items()) {
     // A shard is a plain file name: an index must not lead out of its folder.
     if (!shard.is_string() || fs::path(shard.get<std::string>()).filename() != shard.get<std::string>())
-      throw Error(ErrorKind::io, "weight_map of '" + name + "' is not a file name", index_path.string());
+      throw Error(ErrorKind::io, "weight_map of '" + name + "' is not a file name", path.string());
     tensors_of[shard.get<std::string>()].push_back(name);
   }
-  if (tensors_of.empty()) throw Error(ErrorKind::io, "the index names no tensor", index_path.string());
-  std::vector<SafetensorsFile> files;
-  for (const auto& [shard, names] : tensors_of) {
+  if (tensors_of.empty()) throw Error(ErrorKind::io, "the index names no tensor", path.string());
+  return tensors_of;
+}
+
+template <class File>
+std::shared_ptr<TensorSource> open_sharded(const fs::path& index) {
+  const fs::path folder = index.parent_path();
+  std::vector<File> files;
+  for (const auto& [shard, names] : read_index(index)) {
     if (!fs::exists(folder / shard))
       throw Error(ErrorKind::io, "a shard of the checkpoint is missing", (folder / shard).string(),
                   "the download is incomplete: fetch " + shard + " into the folder");
-    files.push_back(SafetensorsFile::open(folder / shard));
+    files.push_back(File::open(folder / shard));
     for (const std::string& name : names)
       if (!files.back().has(name))
         throw Error(ErrorKind::io, "the index places tensor '" + name + "' in this shard, which lacks it", (folder / shard).string());
   }
-  return std::make_shared<SafetensorsSource>(std::move(files));
+  return std::make_shared<FilesSource<File>>(std::move(files));
+}
+
+bool is_torch_name(const fs::path& path) {
+  const std::string extension = path.extension().string();
+  return extension == ".bin" || extension == ".pt" || extension == ".pth";
 }
 
 }  // namespace
+
+bool has_checkpoint(const fs::path& folder) {
+  std::error_code problem;
+  for (const char* name : {kSingle, kIndex, kTorchSingle, kTorchIndex})
+    if (fs::exists(folder / name, problem)) return true;
+  return false;
+}
 
 std::shared_ptr<TensorSource> open_checkpoint(const fs::path& path) {
   std::error_code problem;
   const auto status = fs::status(path, problem);
   if (!fs::exists(status)) throw_system_error("open", path, problem ? problem.value() : ENOENT);
-  const auto single = [](const fs::path& file) {
-    std::vector<SafetensorsFile> files;
-    files.push_back(SafetensorsFile::open(file));
-    return std::make_shared<SafetensorsSource>(std::move(files));
-  };
-  if (!fs::is_directory(status)) return single(path);
-  if (fs::exists(path / kSingle, problem)) return single(path / kSingle);
-  if (fs::exists(path / kIndex, problem)) return open_sharded(path);
-  throw Error(ErrorKind::io, std::string("no weights here: neither ") + kSingle + " nor " + kIndex, path.string(),
-              "give the folder of a Hugging Face checkpoint with safetensors weights");
+  if (!fs::is_directory(status))
+    return is_torch_name(path) ? open_single<TorchFile>(path) : open_single<SafetensorsFile>(path);
+  if (fs::exists(path / kSingle, problem)) return open_single<SafetensorsFile>(path / kSingle);
+  if (fs::exists(path / kIndex, problem)) return open_sharded<SafetensorsFile>(path / kIndex);
+  if (fs::exists(path / kTorchSingle, problem)) return open_single<TorchFile>(path / kTorchSingle);
+  if (fs::exists(path / kTorchIndex, problem)) return open_sharded<TorchFile>(path / kTorchIndex);
+  throw Error(ErrorKind::io, std::string("no weights here: none of ") + kSingle + ", " + kTorchSingle + " and their indices", path.string(),
+              "give the folder of a Hugging Face checkpoint");
 }
 
 CheckpointWriter::CheckpointWriter(fs::path folder, const std::vector<TensorSpec>& specs, std::int64_t shard_bytes)

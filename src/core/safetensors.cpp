@@ -1,8 +1,6 @@
 #include "miq/core/safetensors.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <bit>
@@ -10,9 +8,11 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "checked.h"
 #include "miq/core/dtype.h"
 #include "miq/core/error.h"
 #include "miq/core/file.h"
+#include "miq/core/mapped_file.h"
 #include "miq/core/text.h"
 
 namespace miq {
@@ -25,12 +25,6 @@ constexpr std::int64_t kMaxHeaderBytes = 100'000'000;
 [[noreturn]] void malformed(const fs::path& path, const std::string& what) {
   throw Error(ErrorKind::io, "malformed safetensors file: " + what, path.string(),
               "the file is damaged or was not fully downloaded; fetch it again");
-}
-
-// a * b, or -1 when it does not fit.
-std::int64_t checked_product(std::int64_t a, std::int64_t b) {
-  std::int64_t product = 0;
-  return __builtin_mul_overflow(a, b, &product) ? -1 : product;
 }
 
 std::int64_t non_negative_integer(const nlohmann::json& value) {
@@ -56,13 +50,13 @@ Entry read_entry(const std::string& name, const nlohmann::json& value, std::int6
   const auto dtype = dtype_from_safetensors(value["dtype"].get<std::string>());
   if (!dtype) fail("unknown dtype '" + value["dtype"].get<std::string>() + "'");
   entry.spec.dtype = *dtype;
-  std::int64_t bytes = static_cast<std::int64_t>(c10::elementSize(*dtype));
+  if (shape.size() > kMaxAxes) fail("a shape of " + std::to_string(shape.size()) + " axes");
   for (const auto& size : shape) {
     const std::int64_t extent = non_negative_integer(size);
     if (extent < 0) fail("shape is not a list of sizes");
     entry.spec.shape.push_back(extent);
-    bytes = bytes < 0 ? -1 : checked_product(bytes, extent);
   }
+  const auto bytes = checked_bytes(entry.spec.shape, static_cast<std::int64_t>(c10::elementSize(*dtype)));
   entry.begin = non_negative_integer(offsets[0]);
   entry.end = non_negative_integer(offsets[1]);
   if (entry.begin < 0 || entry.end < entry.begin || entry.end > data_bytes)
@@ -70,7 +64,7 @@ Entry read_entry(const std::string& name, const nlohmann::json& value, std::int6
          std::to_string(data_bytes) + " data bytes");
   if (bytes != entry.end - entry.begin)
     fail("data_offsets span " + std::to_string(entry.end - entry.begin) + " bytes, dtype and shape need " +
-         (bytes < 0 ? "more than fits" : std::to_string(bytes)));
+         (bytes ? std::to_string(*bytes) : "more than fits"));
   return entry;
 }
 
@@ -97,45 +91,19 @@ std::int64_t TensorSpec::numel() const {
 }
 std::int64_t TensorSpec::bytes() const { return numel() * static_cast<std::int64_t>(c10::elementSize(dtype)); }
 
-struct SafetensorsFile::Mapping {
-  char* data = nullptr;
-  size_t size = 0;
-  ~Mapping() {
-    if (data != nullptr) ::munmap(data, size);
-  }
-};
-
 SafetensorsFile SafetensorsFile::open(const fs::path& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) throw_system_error("open", path, errno);
-  struct stat info {};
-  if (::fstat(descriptor, &info) != 0 || S_ISDIR(info.st_mode)) {
-    const int problem = S_ISDIR(info.st_mode) ? EISDIR : errno;
-    ::close(descriptor);
-    throw_system_error("read", path, problem);
-  }
   SafetensorsFile file;
   file.path_ = path;
-  file.mapping_ = std::make_shared<Mapping>();
-  const auto size = static_cast<std::int64_t>(info.st_size);
-  if (size < 10) {
-    ::close(descriptor);
-    malformed(path, "only " + std::to_string(size) + " bytes long");
-  }
-  void* data = ::mmap(nullptr, static_cast<size_t>(size), PROT_READ, MAP_PRIVATE, descriptor, 0);
-  const int problem = errno;
-  ::close(descriptor);
-  if (data == MAP_FAILED) throw_system_error("map", path, problem);
-  file.mapping_->data = static_cast<char*>(data);
-  file.mapping_->size = static_cast<size_t>(size);
-
+  file.mapping_ = MappedFile::open(path);
+  const std::int64_t size = file.mapping_->size();
+  if (size < 10) malformed(path, "only " + std::to_string(size) + " bytes long");
   std::uint64_t header_bytes = 0;
-  std::memcpy(&header_bytes, data, 8);
+  std::memcpy(&header_bytes, file.mapping_->data(), 8);
   if (header_bytes > static_cast<std::uint64_t>(std::min(kMaxHeaderBytes, size - 8)))
     malformed(path, "header of " + std::to_string(header_bytes) + " bytes in a file of " + std::to_string(size));
   const auto data_start = static_cast<std::int64_t>(header_bytes) + 8;
   const nlohmann::json header =
-      parse_json(std::string(file.mapping_->data + 8, header_bytes), path.string() + " (header)");
+      parse_json(std::string(file.mapping_->view(8, data_start - 8)), path.string() + " (header)");
   if (!header.is_object()) malformed(path, "the header is not a JSON object");
   std::vector<Entry> entries;
   for (const auto& [name, value] : header.items()) {
@@ -160,28 +128,12 @@ SafetensorsFile SafetensorsFile::open(const fs::path& path) {
 at::Tensor SafetensorsFile::tensor(const std::string& name) const {
   const auto found = specs_.find(name);
   if (found == specs_.end()) throw Error(ErrorKind::io, "no tensor '" + name + "'", path_.string());
-  const TensorSpec& spec = found->second;
-  const auto options = at::TensorOptions().dtype(spec.dtype);
-  if (spec.numel() == 0) return at::empty(spec.shape, options);
-  char* const data = mapping_->data + offsets_.at(name);
-  if (reinterpret_cast<std::uintptr_t>(data) % c10::elementSize(spec.dtype) != 0) {
-    at::Tensor copy = at::empty(spec.shape, options);  // an odd header length leaves the data unaligned
-    std::memcpy(copy.mutable_data_ptr(), data, static_cast<size_t>(spec.bytes()));
-    return copy;
-  }
-  return at::from_blob(data, spec.shape, [mapping = mapping_](void*) {}, options);
+  return mapped_tensor(mapping_, offsets_.at(name), found->second.shape, found->second.dtype);
 }
 
 void SafetensorsFile::advise(const std::string& name, bool needed) const {
   const auto found = specs_.find(name);
-  if (found == specs_.end()) return;
-  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  auto begin = reinterpret_cast<std::uintptr_t>(mapping_->data + offsets_.at(name));
-  auto end = begin + static_cast<std::uintptr_t>(found->second.bytes());
-  // Whole pages only when letting go: a neighbour may still be in use.
-  begin = needed ? begin / page * page : (begin + page - 1) / page * page;
-  end = needed ? end : end / page * page;
-  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, needed ? MADV_WILLNEED : MADV_DONTNEED);
+  if (found != specs_.end()) mapping_->advise(offsets_.at(name), found->second.bytes(), needed);
 }
 
 SafetensorsWriter::SafetensorsWriter(fs::path path, const std::vector<TensorSpec>& specs,

@@ -1,4 +1,4 @@
-// A checkpoint's tensors by name, wherever they lie: one safetensors file or shards with an index.
+// A checkpoint's tensors by name, wherever they lie: safetensors or torch.save, one file or shards with an index.
 #pragma once
 
 #include <filesystem>
@@ -11,7 +11,7 @@
 
 namespace miq {
 
-/// Read access to named tensors. Other containers (.bin, GGUF) implement the same.
+/// Read access to named tensors. Other containers (GGUF) implement the same.
 class TensorSource {
  public:
   virtual ~TensorSource() = default;
@@ -24,10 +24,14 @@ class TensorSource {
   virtual std::int64_t bytes() const = 0;  ///< of all tensors
 };
 
-/// Opens the checkpoint of a Hugging Face folder (or a single .safetensors file).
-/// @throws Error{io}: no such folder, no weights in it, a shard that the index names is missing or
-/// lacks its tensors.
+/// Opens the checkpoint of a Hugging Face folder: safetensors, else pytorch_model.bin, single or with an index; or one
+/// .safetensors, .bin, .pt or .pth file.
+/// @throws Error{io}: no such folder, no weights in it, a shard that the index names is missing or lacks its tensors;
+/// what SafetensorsFile::open and TorchFile::open throw.
 std::shared_ptr<TensorSource> open_checkpoint(const std::filesystem::path& path);
+
+/// Whether `folder` holds weights that open_checkpoint takes.
+bool has_checkpoint(const std::filesystem::path& folder);
 
 /// Writes `model.safetensors`, or shards of at most `shard_bytes` and `model.safetensors.index.json`,
 /// into `folder`. A shard is closed as soon as its last tensor has come.

@@ -41,9 +41,8 @@ class SafetensorsFile {
   void advise(const std::string& name, bool needed) const;
 
  private:
-  struct Mapping;
   std::filesystem::path path_;
-  std::shared_ptr<Mapping> mapping_;
+  std::shared_ptr<const class MappedFile> mapping_;
   std::map<std::string, TensorSpec> specs_;
   std::map<std::string, std::int64_t> offsets_;  // from the file's start
   std::map<std::string, std::string> metadata_;
