@@ -4,6 +4,7 @@
 
 #include "miq/core/error.h"
 #include "miq/core/file.h"
+#include "miq/core/gguf.h"
 #include "miq/core/text.h"
 
 namespace miq::dataset {
@@ -183,7 +184,10 @@ std::string find_template(const fs::path& folder) {
   const std::string text = template_text(read_config(folder / "tokenizer_config.json").value("chat_template", nlohmann::json()));
   if (!text.empty()) return text;
   if (fs::exists(folder / "chat_template.jinja")) return read_file(folder / "chat_template.jinja");
-  return template_text(read_config(folder / "chat_template.json").value("chat_template", nlohmann::json()));
+  if (fs::exists(folder / "chat_template.json"))
+    return template_text(read_config(folder / "chat_template.json").value("chat_template", nlohmann::json()));
+  const auto gguf = find_gguf(folder);
+  return gguf ? template_text(GgufFile::open(*gguf).metadata().value("tokenizer.chat_template", nlohmann::json())) : "";
 }
 
 // The literal system message that a ChatML template falls back to.

@@ -3,6 +3,7 @@
 #include "miq/core/error.h"
 #include "sentencepiece_proto.h"
 #include "tokenizers.h"
+#include "utf8.h"
 
 namespace miq::dataset {
 namespace {
@@ -158,6 +159,7 @@ std::unique_ptr<Tokenizer> make_byte_level(const Keys& keys) {
   const std::vector<SentencePiece> pieces = keys.pieces();
   Json vocab = Json::object(), added = Json::array(), frame = Json::array(), specials = Json::object();
   for (size_t i = 0; i < pieces.size(); ++i) {
+    if (!is_valid_utf8(pieces[i].text)) malformed("token " + std::to_string(i) + " is not UTF-8", keys.where());
     const bool control = pieces[i].type == PieceType::control || pieces[i].type == PieceType::unknown;
     if (control || pieces[i].type == PieceType::user_defined)
       added.push_back({{"id", i}, {"content", pieces[i].text}, {"special", control}, {"normalized", false}});

@@ -4,6 +4,7 @@
 
 #include "miq/core/error.h"
 #include "miq/core/file.h"
+#include "miq/core/gguf.h"
 #include "miq/core/text.h"
 #include "sentencepiece_proto.h"
 #include "tokenizers.h"
@@ -123,10 +124,11 @@ std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& folder) {
       if (fs::exists(folder / name)) return make_model_file_tokenizer(folder / name, config);
     if (fs::exists(folder / "vocab.json") && fs::exists(folder / "merges.txt"))
       return make_json_tokenizer(describe_vocab_and_merges(folder, config), config, (folder / "vocab.json").string());
+    if (const auto gguf = find_gguf(folder)) return make_gguf_tokenizer(GgufFile::open(*gguf).metadata(), gguf->string());
   } catch (const nlohmann::json::exception& error) {
     throw Error(ErrorKind::io, std::string("malformed tokenizer file: ") + error.what(), folder.string());
   }
-  throw Error(ErrorKind::io, "no tokenizer here: neither tokenizer.json, tokenizer.model, qwen.tiktoken nor vocab.json with merges.txt", folder.string(),
+  throw Error(ErrorKind::io, "no tokenizer here: neither tokenizer.json, tokenizer.model, qwen.tiktoken, vocab.json with merges.txt nor one GGUF file", folder.string(),
               "copy the tokenizer files of the original checkpoint into the folder");
 }
 

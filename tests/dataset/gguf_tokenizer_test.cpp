@@ -94,6 +94,26 @@ TEST(GoldenGgufSentencePiece, IsThatOfTokenizerModel) {
   }
 }
 
+// Files that the reference converter wrote of formats/base.
+TEST(GoldenGgufFiles, CarryTheTokenizerOfTheirModel) {
+  MIQ_REQUIRE_GOLDEN("formats/base");
+  const fs::path base = test::golden_dir() / "formats/base";
+  const test::TempFolder alone;
+  fs::copy_file(base / "tokenizer.model", alone.path() / "tokenizer.model");
+  const auto reference = load_tokenizer(alone.path());
+  for (const char* name : {"gguf_f16", "gguf_q4_0", "gguf_q4_k_m"}) {
+    const fs::path folder = base / ".." / name;
+    MIQ_REQUIRE_GOLDEN(std::string("formats/") + name);
+    SCOPED_TRACE(name);
+    const auto tokenizer = load_tokenizer(folder);
+    EXPECT_EQ(load_tokenizer(folder / "model.gguf")->vocab_size(), tokenizer->vocab_size());
+    expect_same_on_golden_strings(*tokenizer, *reference);
+  }
+  const auto tokenizer = load_tokenizer(base / "../gguf_f16/model.gguf");
+  for (const Json& row : Json::parse(read_file(base / "tokenizer_samples.json")))
+    EXPECT_EQ(tokenizer->encode(row["text"].get<std::string>(), false), row["spm_ids"].get<std::vector<std::int64_t>>()) << row["text"];
+}
+
 // A byte-level BPE over three letters; <x> is a control token.
 Json small_metadata() {
   return {{"tokenizer.ggml.model", "gpt2"}, {"tokenizer.ggml.pre", "gpt-2"}, {"tokenizer.ggml.tokens", {"a", "b", "c", "ab", "<x>", "<y>"}},
@@ -137,6 +157,7 @@ TEST(GgufTokenizer, MalformedMetadataIsRefused) {
   EXPECT_EQ(with("tokens", Json::array()), ErrorKind::io);
   EXPECT_EQ(with("tokens", {1, 2, 3, 4, 5, 6}), ErrorKind::io);
   EXPECT_EQ(with("tokens", {"a", "a", "c", "ab", "<x>", "<y>"}), ErrorKind::io);
+  EXPECT_EQ(with("tokens", {"a", "b", "c", "ab\xFF", "<x>", "<y>"}), ErrorKind::io);
   EXPECT_EQ(with("token_type", {1, 1}), ErrorKind::io);
   EXPECT_EQ(with("token_type", {1, 1, 1, 1, 3, 7}), ErrorKind::io);
   EXPECT_EQ(with("token_type", {1, 1, 1, 1, 3, -1}), ErrorKind::io);

@@ -23,7 +23,7 @@ struct ChatKind {
 /// The names there are: llama2, llama3, mistral, mistral_v3, chatml, baichuan, chatglm2, chatglm3, glm4, zephyr.
 std::vector<std::string> chat_kinds();
 
-/// By the chat template of a checkpoint (tokenizer_config.json, chat_template.jinja), known by its marks;
+/// By the chat template of a checkpoint (tokenizer_config.json, chat_template.jinja, a GGUF file's key), known by its marks;
 /// without one by the special tokens and config.json's model_type.
 /// @throws Error{unsupported} naming the known kinds when none fits, Error{io} for malformed files.
 ChatKind detect_chat_kind(const std::filesystem::path& folder);

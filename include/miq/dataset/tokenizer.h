@@ -29,6 +29,7 @@ class Tokenizer {
 /// Chooses by the files in `folder`: tokenizer.json (byte-level BPE or sentencepiece-style BPE),
 /// tokenizer.model (sentencepiece with the rules of LLaMA, Baichuan or ChatGLM, or tiktoken's ranks),
 /// qwen.tiktoken, vocab.json + merges.txt; tokenizer_config.json and config.json tell the family and BOS rules.
+/// A GGUF file, or a folder with one and no such files, carries its own (sentencepiece or byte-level BPE).
 /// @throws Error{io} none or malformed, Error{unsupported} for a component it does not know, by name.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder);
 
