@@ -5,10 +5,10 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "../../src/dataset/sentencepiece_proto.h"
 #include "miq/core/error.h"
 #include "miq/core/file.h"
 #include "miq/dataset/tokenizer.h"
+#include "small_models.h"
 #include "support/golden.h"
 
 namespace miq::dataset {
@@ -17,19 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 using testing::HasSubstr;
-
-// <unk>, <s>, </s>, the bytes, a few letters and words.
-std::string small_proto() {
-  std::vector<SentencePiece> pieces = {{"<unk>", 0, PieceType::unknown}, {"<s>", 0, PieceType::control}, {"</s>", 0, PieceType::control}};
-  for (int byte = 0; byte < 256; ++byte) {
-    char name[8];
-    std::snprintf(name, sizeof name, "<0x%02X>", byte);
-    pieces.push_back({name, 0, PieceType::byte});
-  }
-  for (const char* text : {"\xE2\x96\x81", "a", "b", "c", "ab", "\xE2\x96\x81" "ab", "abc"}) pieces.push_back({text, -static_cast<float>(pieces.size())});
-  pieces.push_back({"<h2>", 0, PieceType::user_defined});
-  return write_model_proto(pieces, {0, 1, 2, true, false});
-}
 
 class DamagedTokenizers : public testing::Test {
  protected:
@@ -103,11 +90,7 @@ TEST_F(DamagedTokenizers, Tiktoken) {
     put("tokenizer.model", bad);
     EXPECT_THAT(problem(), HasSubstr("malformed")) << bad;
   }
-  std::string bytes;
-  const std::string alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  for (unsigned b = 0; b < 256; ++b)
-    bytes += std::string{alphabet[b >> 2], alphabet[(b & 3) << 4]} + "== " + std::to_string(b) + "\n";
-  put("tokenizer.model", bytes);
+  put("tokenizer.model", tiktoken_file(256));
   EXPECT_THAT(problem(), HasSubstr("256 ranks"));  // sound, but of no family
 }
 
