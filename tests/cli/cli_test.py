@@ -142,6 +142,12 @@ class Jobs(Case):
         self.assertEqual(sampled[0], sampled[1])
         self.assertNotEqual(sampled[0], sampled[2])
 
+    def test_generate_chat(self):
+        prompt = ("generate", "--model", TINY, "--prompt", "Count:", "--max-new-tokens", "2")
+        self.assertIn("known: ", miq(*prompt, "--chat", check=3).stderr)
+        self.assertIn("known: ", miq(*prompt, "--chat", "nonsense", check=2).stderr)
+        self.assertIn("--chat", miq(*prompt, "--system", "x", check=2).stderr)
+
 
 class Output(Case):
     def test_json_is_alone_on_stdout(self):
