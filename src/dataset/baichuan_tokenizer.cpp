@@ -58,7 +58,8 @@ class BaichuanTokenizer : public Tokenizer {
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> make_baichuan_tokenizer(std::string proto, const nlohmann::json& config, const std::string& where) {
+std::unique_ptr<Tokenizer> make_baichuan_tokenizer(std::string proto, const nlohmann::json& config,
+                                                   const std::string& where) {
   return std::make_unique<BaichuanTokenizer>(std::move(proto), config, where);
 }
 

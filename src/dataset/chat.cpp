@@ -15,39 +15,21 @@ enum class System { turn, first_user, last_user, none };  // a turn of its own, 
 
 // `%` is the content, {token} a special token, {#195} one by its id, {n} the number of the round.
 struct Row {
-  const char* name;
-  const char *start, *system, *user, *answer, *generation;
-  System place;
-  bool trim;       // white space around a content goes
-  bool by_id;      // special tokens come as ids, the text between them is encoded alone
-  const char* stops;                 // tokens that end an answer
-  std::vector<const char*> markers;  // all stand in the family's chat templates, and `unless` does not
-  const char* unless;
-  const char *tokens, *model_type;  // without a template: special tokens of the tokenizer, config.json's model_type
+  const char *name, *start = "", *system = "", *user = "", *answer = "", *generation = "";
+  System place = System::turn;
+  bool trim = false;                      // white space around a content goes
+  bool by_id = false;                     // special tokens come as ids, the text between them is encoded alone
+  const char* stops = "";                 // tokens that end an answer, separated by spaces
+  std::vector<const char*> markers = {};  // all stand in the family's chat templates, and `unless` does not
+  const char* unless = "";
+  const char *tokens = "", *model_type = "";  // without a template: the tokenizer's special tokens, or config.json
 };
 
 const std::vector<Row>& rows() {
   static const std::vector<Row> table = {
-      {"llama3", "{<|begin_of_text|>}", "{<|start_header_id|>}system{<|end_header_id|>}\n\n%{<|eot_id|>}",
-       "{<|start_header_id|>}user{<|end_header_id|>}\n\n%{<|eot_id|>}", "{<|start_header_id|>}assistant{<|end_header_id|>}\n\n%{<|eot_id|>}",
-       "{<|start_header_id|>}assistant{<|end_header_id|>}\n\n", System::turn, true, false, "<|eot_id|> <|end_of_text|>",
-       {"<|start_header_id|>"}, "", "<|start_header_id|> <|eot_id|>", ""},
-      {"chatml", "", "{<|im_start|>}system\n%{<|im_end|>}\n", "{<|im_start|>}user\n%{<|im_end|>}\n", "{<|im_start|>}assistant\n%{<|im_end|>}\n",
-       "{<|im_start|>}assistant\n", System::turn, false, false, "<|im_end|> <|endoftext|>", {"<|im_start|>"}, "", "<|im_start|> <|im_end|>", ""},
-      {"glm4", "{[gMASK]}{<sop>}", "{<|system|>}\n%", "{<|user|>}\n%", "{<|assistant|>}\n%", "{<|assistant|>}", System::turn, false, true,
-       "<|endoftext|> <|user|> <|observation|>", {"[gMASK]<sop>"}, "", "[gMASK] <sop> <|user|>", ""},
-      {"chatglm3", "{[gMASK]}{sop}", "{<|system|>}\n %", "{<|user|>}\n %", "{<|assistant|>}\n %", "{<|assistant|>}", System::turn, false, true,
-       "<|user|> <|observation|>", {"[gMASK]sop"}, "", "[gMASK] sop <|user|>", ""},
-      {"chatglm2", "{[gMASK]}{sop}", "", "[Round {n}]\n\n问：%\n\n答：", "%\n\n", "", System::none, false, true, "", {"[Round "}, "",
-       "[gMASK] sop", ""},
-      {"llama2", "", "<<SYS>>\n%\n<</SYS>>\n\n", "{<s>}[INST] % [/INST]", " % {</s>}", "", System::first_user, true, false, "", {"<<SYS>>"}, "",
-       "", ""},
-      {"mistral", "{<s>}", "%\n\n", " [INST] % [/INST]", " %{</s>}", "", System::first_user, false, false, "", {" [/INST]"}, "", "", ""},
-      {"mistral_v3", "{<s>}", "%\n\n", "[INST] %[/INST]", " %{</s>}", "", System::last_user, false, false, "", {"[/INST]"}, "",
-       "[INST] [/INST]", ""},
-      {"baichuan", "", "%", "{#195}%", "{#196}%", "{#196}", System::turn, false, true, "#195", {"<reserved_106>"}, "", "", "baichuan"},
-      {"zephyr", "", "<|system|>\n%{</s>}\n", "<|user|>\n%{</s>}\n", "<|assistant|>\n%{</s>}\n", "<|assistant|>\n", System::turn, false, false, "",
-       {"<|user|>", "<|assistant|>", "eos_token"}, "<|end|>", "", ""},
+#define MIQ_CHAT(...) Row{__VA_ARGS__},
+#include "chat_templates.def"
+#undef MIQ_CHAT
   };
   return table;
 }
@@ -119,12 +101,15 @@ void check_order(const std::vector<ChatMessage>& messages) {
   for (size_t i = 0; i < messages.size(); ++i) {
     const std::string wanted = i % 2 == 0 ? "user" : "assistant";
     if (messages[i].role != wanted)
-      throw Error(ErrorKind::config, "message " + std::to_string(i + 1) + " behind the system message is of '" + messages[i].role + "', not of the " + wanted, "",
-                  "one system message at most, in front; then user and assistant by turns");
+      throw Error(ErrorKind::config,
+                  "message " + std::to_string(i + 1) + " behind the system message is of '" + messages[i].role +
+                      "', not of the " + wanted,
+                  "", "one system message at most, in front; then user and assistant by turns");
   }
 }
 
-std::vector<Part> parts_of(const Row& row, const ChatKind& kind, std::vector<ChatMessage> messages, bool add_generation_prompt) {
+std::vector<Part> parts_of(const Row& row, const ChatKind& kind, std::vector<ChatMessage> messages,
+                           bool add_generation_prompt) {
   std::string system = kind.default_system;
   bool has_system = !system.empty();
   if (!messages.empty() && messages[0].role == "system") {
@@ -134,11 +119,14 @@ std::vector<Part> parts_of(const Row& row, const ChatKind& kind, std::vector<Cha
   }
   check_order(messages);
   if (has_system && row.place == System::none)
-    throw Error(ErrorKind::unsupported, std::string("the chat template ") + row.name + " has no system message", "", "put it into the first message");
+    throw Error(ErrorKind::unsupported, std::string("the chat template ") + row.name + " has no system message", "",
+                "put it into the first message");
   std::vector<Part> parts;
   append(parts, row.start, "", 0);
   const size_t last_user = messages.size() - (messages.size() % 2 == 0 ? 2 : 1);
-  const size_t holder = row.place == System::first_user ? 0 : row.place == System::last_user ? last_user : messages.size();
+  const size_t holder = row.place == System::first_user  ? 0
+                        : row.place == System::last_user ? last_user
+                                                         : messages.size();
   if (has_system && row.place == System::turn) append(parts, row.system, row.trim ? trimmed(system) : system, 0);
   for (size_t i = 0; i < messages.size(); ++i) {
     std::string content = messages[i].content;
@@ -160,7 +148,8 @@ std::int64_t id_of(const Tokenizer& tokenizer, const std::string& name, const Ro
   } else if (const auto id = tokenizer.special_id(name)) {
     return *id;
   }
-  throw Error(ErrorKind::unsupported, "the tokenizer has no token " + name + ", which the chat template " + row.name + " needs", "",
+  throw Error(ErrorKind::unsupported,
+              "the tokenizer has no token " + name + ", which the chat template " + row.name + " needs", "",
               "known chat templates: " + known_kinds());
 }
 
@@ -176,12 +165,14 @@ std::string template_text(const nlohmann::json& value) {
   if (value.is_string()) return value.get<std::string>();
   if (!value.is_array()) return "";
   for (const auto& entry : value)
-    if (entry.is_object() && entry.value("name", nlohmann::json()) == "default") return template_text(entry.value("template", nlohmann::json()));
+    if (entry.is_object() && entry.value("name", nlohmann::json()) == "default")
+      return template_text(entry.value("template", nlohmann::json()));
   return "";
 }
 
 std::string find_template(const fs::path& folder) {
-  const std::string text = template_text(read_config(folder / "tokenizer_config.json").value("chat_template", nlohmann::json()));
+  const std::string text =
+      template_text(read_config(folder / "tokenizer_config.json").value("chat_template", nlohmann::json()));
   if (!text.empty()) return text;
   if (fs::exists(folder / "chat_template.jinja")) return read_file(folder / "chat_template.jinja");
   if (fs::exists(folder / "chat_template.json"))
@@ -212,7 +203,9 @@ bool has_markers(const Row& row, const std::string& text) {
 
 bool has_tokens(const Row& row, const Tokenizer& tokenizer) {
   const std::vector<std::string> tokens = words(row.tokens);
-  return !tokens.empty() && std::all_of(tokens.begin(), tokens.end(), [&](const std::string& token) { return tokenizer.special_id(token).has_value(); });
+  return !tokens.empty() && std::all_of(tokens.begin(), tokens.end(), [&](const std::string& token) {
+    return tokenizer.special_id(token).has_value();
+  });
 }
 
 }  // namespace
@@ -228,7 +221,8 @@ ChatKind detect_chat_kind(const fs::path& folder) {
   if (!text.empty()) {
     for (const Row& row : rows())
       if (has_markers(row, text)) return {row.name, std::string(row.name) == "chatml" ? default_system(text) : ""};
-    throw Error(ErrorKind::unsupported, "the checkpoint's chat template is of no known kind", folder.string(), "known: " + known_kinds());
+    throw Error(ErrorKind::unsupported, "the checkpoint's chat template is of no known kind", folder.string(),
+                "known: " + known_kinds());
   }
   const nlohmann::json model_type = read_config(folder / "config.json").value("model_type", nlohmann::json());
   for (const Row& row : rows())
@@ -236,8 +230,8 @@ ChatKind detect_chat_kind(const fs::path& folder) {
   const auto tokenizer = load_tokenizer(folder);
   for (const Row& row : rows())
     if (has_tokens(row, *tokenizer)) return {row.name, ""};
-  throw Error(ErrorKind::unsupported, "the checkpoint has no chat template, and its tokens are of no known kind", folder.string(),
-              "name the kind if it is a chat model; known: " + known_kinds());
+  throw Error(ErrorKind::unsupported, "the checkpoint has no chat template, and its tokens are of no known kind",
+              folder.string(), "name the kind if it is a chat model; known: " + known_kinds());
 }
 
 std::string render_chat(const ChatKind& kind, const std::vector<ChatMessage>& messages, bool add_generation_prompt) {
@@ -246,8 +240,8 @@ std::string render_chat(const ChatKind& kind, const std::vector<ChatMessage>& me
   return text;
 }
 
-std::vector<std::int64_t> encode_chat(const Tokenizer& tokenizer, const ChatKind& kind, const std::vector<ChatMessage>& messages,
-                                      bool add_generation_prompt) {
+std::vector<std::int64_t> encode_chat(const Tokenizer& tokenizer, const ChatKind& kind,
+                                      const std::vector<ChatMessage>& messages, bool add_generation_prompt) {
   const Row& row = find_row(kind.name);
   std::vector<std::int64_t> ids;
   std::string text;

@@ -8,7 +8,8 @@ namespace {
 
 class ChatGlmTokenizer : public Tokenizer {
  public:
-  ChatGlmTokenizer(std::string proto, const std::string& where, bool roles) : model_(std::move(proto), where), shows_specials_(roles) {
+  ChatGlmTokenizer(std::string proto, const std::string& where, bool roles)
+      : model_(std::move(proto), where), shows_specials_(roles) {
     specials_ = {"[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"};
     if (roles) specials_.insert(specials_.end(), {"<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"});
   }

@@ -2,6 +2,7 @@
 // llama.cpp's llama-vocab.cpp (behaviour only).
 #include "miq/core/error.h"
 #include "sentencepiece_proto.h"
+#include "split_patterns.h"
 #include "tokenizers.h"
 #include "utf8.h"
 
@@ -16,25 +17,15 @@ struct PreTokenizerRow {
   bool nfc, adds_bos, ignore_merges;
 };
 
-const char* const kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-
 const std::vector<PreTokenizerRow>& pre_tokenizers() {
   static const std::vector<PreTokenizerRow> table = {
-      {"default", {R"([\p{P}\$\+<=>\^~\|]+)", kGpt2, R"(\p{N}+)", R"([0-9][0-9][0-9])"}, false, false, false},
-      {"gpt-2 gpt2 phi-2 mpt olmo jais", {kGpt2}, false, false, false},
-      {"smollm starcoder refact command-r codeshell exaone", {R"(\p{N})", kGpt2}, false, false, false},
-      {"llama-bpe llama3 llama-v3 falcon3",
-       {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"},
-       false, true, true},
-      {"chatglm-bpe glm4",
-       {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"},
-       false, false, true},
-      {"qwen2 deepseek-r1-qwen",
-       {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"},
-       true, false, false},
-      {"tekken",
-       {R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)"},
-       false, true, true},
+      {"default", {R"([\p{P}\$\+<=>\^~\|]+)", kSplitGpt2, R"(\p{N}+)", R"([0-9][0-9][0-9])"}, false, false, false},
+      {"gpt-2 gpt2 phi-2 mpt olmo jais", {kSplitGpt2}, false, false, false},
+      {"smollm starcoder refact command-r codeshell exaone", {R"(\p{N})", kSplitGpt2}, false, false, false},
+      {"llama-bpe llama3 llama-v3 falcon3", {kSplitLlama3}, false, true, true},
+      {"chatglm-bpe glm4", {kSplitLlama3}, false, false, true},
+      {"qwen2 deepseek-r1-qwen", {kSplitQwen}, true, false, false},
+      {"tekken", {kSplitTekken}, false, true, true},
   };
   return table;
 }
@@ -45,7 +36,8 @@ const PreTokenizerRow& pre_tokenizer(const std::string& name, const std::string&
     if ((" " + std::string(row.names) + " ").find(" " + name + " ") != std::string::npos) return row;
     known += (known.empty() ? "" : " ") + std::string(row.names);
   }
-  throw Error(ErrorKind::unsupported, "unknown pre-tokenizer '" + name + "' (tokenizer.ggml.pre)", where, "known: " + known);
+  throw Error(ErrorKind::unsupported, "unknown pre-tokenizer '" + name + "' (tokenizer.ggml.pre)", where,
+              "known: " + known);
 }
 
 // The keys under tokenizer.ggml, checked.
@@ -54,7 +46,8 @@ class Keys {
   Keys(const Json& metadata, const std::string& where) : metadata_(metadata), where_(where) {
     if (!metadata.is_object()) malformed("the metadata is not an object", where);
     const Json* const tokens = find("tokens");
-    if (tokens == nullptr || !tokens->is_array() || tokens->empty()) malformed("tokenizer.ggml.tokens is not a list of texts", where);
+    if (tokens == nullptr || !tokens->is_array() || tokens->empty())
+      malformed("tokenizer.ggml.tokens is not a list of texts", where);
     size_ = tokens->size();
     if (size_ > size_t{1} << 24) malformed("more than 2^24 tokens", where);
   }
@@ -83,7 +76,9 @@ class Keys {
       malformed("tokenizer.ggml." + key + " is not a token id", where_);
     if (value->get<std::uint64_t>() >= size_) {
       if (value->get<std::uint64_t>() == UINT32_MAX) return -1;  // as some writers say "none"
-      malformed("tokenizer.ggml." + key + " is " + std::to_string(value->get<std::uint64_t>()) + ", but there are " + std::to_string(size_) + " tokens", where_);
+      malformed("tokenizer.ggml." + key + " is " + std::to_string(value->get<std::uint64_t>()) + ", but there are " +
+                    std::to_string(size_) + " tokens",
+                where_);
     }
     return value->get<std::int64_t>();
   }
@@ -96,7 +91,8 @@ class Keys {
       if (!tokens[i].is_string()) malformed("token " + std::to_string(i) + " is not text", where_);
       pieces[i].text = tokens[i].get<std::string>();
       if (scores != nullptr) {
-        if (!(*scores)[i].is_number()) malformed("the score of token " + std::to_string(i) + " is not a number", where_);
+        if (!(*scores)[i].is_number())
+          malformed("the score of token " + std::to_string(i) + " is not a number", where_);
         pieces[i].score = (*scores)[i].get<float>();
       }
       if (types != nullptr) {
@@ -115,7 +111,9 @@ class Keys {
   const Json* list(const std::string& key) const {
     const Json* const value = find(key);
     if (value != nullptr && (!value->is_array() || value->size() != size_))
-      malformed("tokenizer.ggml." + key + " is not a list with an entry for each of " + std::to_string(size_) + " tokens", where_);
+      malformed(
+          "tokenizer.ggml." + key + " is not a list with an entry for each of " + std::to_string(size_) + " tokens",
+          where_);
     return value;
   }
 
@@ -137,7 +135,8 @@ std::unique_ptr<Tokenizer> make_sentencepiece(const Keys& keys) {
   // Control tokens are cut out of a text, as a tokenizer_config.json beside the model would say.
   Json added = Json::object();
   for (size_t i = 0; i < pieces.size(); ++i)
-    if (pieces[i].type == PieceType::control && i < 1000000000) added[std::to_string(i)] = {{"content", pieces[i].text}, {"special", true}};
+    if (pieces[i].type == PieceType::control && i < 1000000000)
+      added[std::to_string(i)] = {{"content", pieces[i].text}, {"special", true}};
   const Json config = {{"add_bos_token", keys.flag("add_bos_token", true)},
                        {"add_eos_token", keys.flag("add_eos_token", false)},
                        {"add_prefix_space", options.dummy_prefix},
@@ -176,7 +175,8 @@ std::unique_ptr<Tokenizer> make_byte_level(const Keys& keys) {
   };
   special(bos, "bos_token");
   special(eos, "eos_token");
-  if (bos >= 0 && keys.flag("add_bos_token", row.adds_bos)) frame.push_back({{"SpecialToken", {{"id", config["bos_token"]}}}});
+  if (bos >= 0 && keys.flag("add_bos_token", row.adds_bos))
+    frame.push_back({{"SpecialToken", {{"id", config["bos_token"]}}}});
   frame.push_back({{"Sequence", {{"id", "A"}}}});
   if (eos >= 0 && keys.flag("add_eos_token", false)) frame.push_back({{"SpecialToken", {{"id", config["eos_token"]}}}});
   const Json* const merges = keys.find("merges");
@@ -198,7 +198,8 @@ std::unique_ptr<Tokenizer> make_gguf_tokenizer(const Json& metadata, const std::
   const std::string model = keys.text("model", "");
   if (model == "llama") return make_sentencepiece(keys);
   if (model == "gpt2") return make_byte_level(keys);
-  throw Error(ErrorKind::unsupported, "unknown tokenizer model '" + model + "' (tokenizer.ggml.model)", where, "known: llama, gpt2");
+  throw Error(ErrorKind::unsupported, "unknown tokenizer model '" + model + "' (tokenizer.ggml.model)", where,
+              "known: llama, gpt2");
 }
 
 }  // namespace miq::dataset

@@ -11,7 +11,8 @@ constexpr std::string_view kNoDummyPrefix("\x1a\x02\x18\x00", 4);
 
 }  // namespace
 
-SentencePieceModel::SentencePieceModel(std::string proto, const std::string& where, bool no_dummy_prefix) : where_(where) {
+SentencePieceModel::SentencePieceModel(std::string proto, const std::string& where, bool no_dummy_prefix)
+    : where_(where) {
   const std::vector<SentencePiece> pieces = read_model_proto(proto, where);
   for (size_t id = 0; id < pieces.size(); ++id)
     if (pieces[id].type != PieceType::normal && pieces[id].type != PieceType::byte)
@@ -24,7 +25,8 @@ SentencePieceModel::SentencePieceModel(std::string proto, const std::string& whe
   } catch (const std::exception& error) {  // of the trie it builds
     problem = error.what();
   }
-  if (!problem.empty()) throw Error(ErrorKind::io, "malformed sentencepiece model: " + problem, where, "copy the file anew");
+  if (!problem.empty())
+    throw Error(ErrorKind::io, "malformed sentencepiece model: " + problem, where, "copy the file anew");
   size_ = processor_.GetPieceSize();
 }
 

@@ -27,11 +27,20 @@ class WireReader {
     const std::uint64_t key = varint();
     field = {static_cast<std::uint32_t>(key >> 3), static_cast<std::uint32_t>(key & 7), 0, {}};
     switch (field.type) {
-      case kVarint: field.value = varint(); break;
-      case kFixed64: field.value = fixed<std::uint64_t>(); break;
-      case kFixed32: field.value = fixed<std::uint32_t>(); break;
-      case kBytes: field.bytes = take(varint()); break;
-      default: fail("unknown wire type " + std::to_string(field.type));
+      case kVarint:
+        field.value = varint();
+        break;
+      case kFixed64:
+        field.value = fixed<std::uint64_t>();
+        break;
+      case kFixed32:
+        field.value = fixed<std::uint32_t>();
+        break;
+      case kBytes:
+        field.bytes = take(varint());
+        break;
+      default:
+        fail("unknown wire type " + std::to_string(field.type));
     }
     if (field.number == 0) fail("field number 0");
     return true;
@@ -111,7 +120,8 @@ void check_charsmap(std::string_view map, const WireReader& reader) {
     const std::uint32_t value = unit(at);
     const size_t base = at ^ (static_cast<size_t>(value >> 10) << ((value & (1u << 9)) >> 6));
     if ((base | 0xFF) >= units) reader.fail("a character map that leads out of its trie");
-    if ((value >> 8 & 1) && (unit(base) & 0x7FFFFFFF) >= strings) reader.fail("a character map that leads out of its strings");
+    if ((value >> 8 & 1) && (unit(base) & 0x7FFFFFFF) >= strings)
+      reader.fail("a character map that leads out of its strings");
     for (size_t label = 0; label < 256; ++label) {
       const size_t child = base ^ label;
       if ((unit(child) & (1u << 31 | 0xFF)) == label && !seen[child]) {

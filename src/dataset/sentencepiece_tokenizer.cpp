@@ -19,7 +19,9 @@ class LlamaTokenizer : public Tokenizer {
   // transformers: absent `legacy` means true; but files without it are older than the fix, and the
   // behaviour of today's library is what users compare with.
   LlamaTokenizer(std::string proto, const nlohmann::json& config, const std::string& where)
-      : legacy_(is_true(config, "legacy", false)), model_(std::move(proto), where, /*no_dummy_prefix=*/!legacy_), added_(model_.special_tokens()) {
+      : legacy_(is_true(config, "legacy", false)),
+        model_(std::move(proto), where, /*no_dummy_prefix=*/!legacy_),
+        added_(model_.special_tokens()) {
     prefix_ = !legacy_ && is_true(config, "add_prefix_space", true);
     add_bos_ = is_true(config, "add_bos_token", true) && model_.bos_id();
     add_eos_ = is_true(config, "add_eos_token", false) && model_.eos_id();
@@ -92,13 +94,14 @@ class LlamaTokenizer : public Tokenizer {
   void read_added(const nlohmann::json& config, const std::string& where) {
     if (!config.contains("added_tokens_decoder") || !config["added_tokens_decoder"].is_object()) return;
     for (const auto& [key, item] : config["added_tokens_decoder"].items()) {
-      if (!item.is_object() || !item.contains("content") || !item["content"].is_string() || key.empty() || key.size() > 9 ||
-          key.find_first_not_of("0123456789") != std::string::npos)
+      if (!item.is_object() || !item.contains("content") || !item["content"].is_string() || key.empty() ||
+          key.size() > 9 || key.find_first_not_of("0123456789") != std::string::npos)
         throw Error(ErrorKind::io, "malformed added_tokens_decoder entry '" + key + "'", where);
       const std::int64_t id = std::stol(key);
       if (added_.by_id(id) != nullptr) continue;
       const auto flag = [&](const char* name) { return is_true(item, name, false); };
-      added_.add({item["content"].get<std::string>(), id, flag("special"), flag("lstrip"), flag("rstrip"), flag("single_word")});
+      added_.add({item["content"].get<std::string>(), id, flag("special"), flag("lstrip"), flag("rstrip"),
+                  flag("single_word")});
     }
   }
 
@@ -134,7 +137,8 @@ class LlamaTokenizer : public Tokenizer {
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> make_llama_tokenizer(std::string proto, const nlohmann::json& config, const std::string& where) {
+std::unique_ptr<Tokenizer> make_llama_tokenizer(std::string proto, const nlohmann::json& config,
+                                                const std::string& where) {
   return std::make_unique<LlamaTokenizer>(std::move(proto), config, where);
 }
 

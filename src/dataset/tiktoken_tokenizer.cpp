@@ -4,6 +4,7 @@
 #include <array>
 
 #include "miq/core/error.h"
+#include "split_patterns.h"
 #include "tokenizers.h"
 #include "utf8.h"
 
@@ -12,34 +13,33 @@ namespace {
 
 constexpr size_t kMaxTokenBytes = 4096, kMaxRanks = size_t{1} << 24;
 
-const char* const kPatternOfThreeDigits =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-const char* const kPatternOfOneDigit =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
 struct Family {
   const char* name;
   size_t ranks;
   const char* pattern;
-  bool nfc;
-  std::vector<std::string> specials;  // behind the ranks, in order; "" where only the numbered ones are
-  std::string numbered_before, numbered_after;
-  size_t count;  // specials in all: those that have no name are numbered, from 0
-  std::vector<std::string> before;
-  std::string bos, eos;
+  bool nfc = false;
+  size_t count;                       // special tokens, behind the ranks
+  std::vector<std::string> specials;  // their names in order; what is "" or missing has a number in its name, from 0
+  std::string numbered_before = "", numbered_after = "";
+  std::vector<std::string> before = {};  // put in front of a text
+  std::string bos = "", eos;
 };
 
 const std::vector<Family>& families() {
   static const std::vector<Family> table = {
-      {"LLaMA-3", 128000, kPatternOfThreeDigits, false,
-       {"<|begin_of_text|>", "<|end_of_text|>", "", "", "", "", "<|start_header_id|>", "<|end_header_id|>", "", "<|eot_id|>"},
-       "<|reserved_special_token_", "|>", 256, {"<|begin_of_text|>"}, "<|begin_of_text|>", "<|end_of_text|>"},
-      {"GLM-4", 151329, kPatternOfThreeDigits, false,
-       {"<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>",
-        "<|observation|>", "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"},
-       "", "", 14, {"[gMASK]", "<sop>"}, "", "<|endoftext|>"},
-      {"Qwen", 151643, kPatternOfOneDigit, true, {"<|endoftext|>", "<|im_start|>", "<|im_end|>"},
-       "<|extra_", "|>", 208, {}, "", "<|endoftext|>"},
+      {.name = "LLaMA-3", .ranks = 128000, .pattern = kSplitLlama3, .count = 256,
+       .specials = {"<|begin_of_text|>", "<|end_of_text|>", "", "", "", "", "<|start_header_id|>", "<|end_header_id|>",
+                    "", "<|eot_id|>"},
+       .numbered_before = "<|reserved_special_token_", .numbered_after = "|>",
+       .before = {"<|begin_of_text|>"}, .bos = "<|begin_of_text|>", .eos = "<|end_of_text|>"},
+      {.name = "GLM-4", .ranks = 151329, .pattern = kSplitLlama3, .count = 14,
+       .specials = {"<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>",
+                    "<|assistant|>", "<|observation|>", "<|begin_of_image|>", "<|end_of_image|>",
+                    "<|begin_of_video|>", "<|end_of_video|>"},
+       .before = {"[gMASK]", "<sop>"}, .eos = "<|endoftext|>"},
+      {.name = "Qwen", .ranks = 151643, .pattern = kSplitQwen, .nfc = true, .count = 208,
+       .specials = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"},
+       .numbered_before = "<|extra_", .numbered_after = "|>", .eos = "<|endoftext|>"},
   };
   return table;
 }
@@ -81,7 +81,8 @@ std::optional<Ranked> parse_line(std::string_view line) {
   const size_t space = line.find(' ');
   if (space == std::string_view::npos || space > 2 * kMaxTokenBytes) return std::nullopt;
   const std::string_view number = line.substr(space + 1);
-  if (number.empty() || number.size() > 8 || number.find_first_not_of("0123456789") != std::string_view::npos) return std::nullopt;
+  if (number.empty() || number.size() > 8 || number.find_first_not_of("0123456789") != std::string_view::npos)
+    return std::nullopt;
   const auto token = decode_base64(line.substr(0, space));
   if (!token || token->size() > kMaxTokenBytes) return std::nullopt;
   return Ranked{*token, std::stoul(std::string(number))};
@@ -96,7 +97,8 @@ void add_merges(BpeModel& bpe) {
       if (cut == piece.size()) break;
       const auto left = bpe.vocab.find(piece.substr(0, cut)), right = bpe.vocab.find(piece.substr(cut));
       if (left == bpe.vocab.end() || right == bpe.vocab.end()) continue;
-      bpe.merges.emplace(static_cast<std::uint64_t>(static_cast<std::uint32_t>(left->second)) << 32 | static_cast<std::uint32_t>(right->second),
+      bpe.merges.emplace(static_cast<std::uint64_t>(static_cast<std::uint32_t>(left->second)) << 32 |
+                             static_cast<std::uint32_t>(right->second),
                          BpeModel::Merge{static_cast<std::int32_t>(id), static_cast<std::int32_t>(id)});
     }
   }
@@ -113,7 +115,8 @@ BpeModel read_ranks(const std::string& text, const std::string& where) {
     if (line.empty() || line == "\r") continue;
     const auto ranked = parse_line(line);
     if (!ranked) malformed("line " + std::to_string(number) + " is not a token in base64 and its rank", where);
-    if (ranked->rank >= kMaxRanks) malformed("line " + std::to_string(number) + " has rank " + std::to_string(ranked->rank), where);
+    if (ranked->rank >= kMaxRanks)
+      malformed("line " + std::to_string(number) + " has rank " + std::to_string(ranked->rank), where);
     std::string piece = byte_level_text(ranked->token);
     if (ranked->rank >= bpe.pieces.size()) bpe.pieces.resize(ranked->rank + 1);
     if (!bpe.pieces[ranked->rank].empty()) malformed("rank " + std::to_string(ranked->rank) + " comes twice", where);
@@ -136,7 +139,8 @@ const Family& family_of(size_t ranks, const std::string& where) {
     if (family.ranks == ranks) return family;
     known += (known.empty() ? "" : ", ") + std::string(family.name) + " " + std::to_string(family.ranks);
   }
-  throw Error(ErrorKind::unsupported, "a tiktoken file of " + std::to_string(ranks) + " ranks is of no known family", where, "known: " + known);
+  throw Error(ErrorKind::unsupported, "a tiktoken file of " + std::to_string(ranks) + " ranks is of no known family",
+              where, "known: " + known);
 }
 
 }  // namespace
@@ -156,7 +160,8 @@ std::unique_ptr<Tokenizer> make_tiktoken_tokenizer(const std::string& text, cons
   size_t unnamed = 0;
   for (size_t i = 0; i < family.count; ++i) {
     const bool named = i < family.specials.size() && !family.specials[i].empty();
-    const std::string name = named ? family.specials[i] : family.numbered_before + std::to_string(unnamed++) + family.numbered_after;
+    const std::string name =
+        named ? family.specials[i] : family.numbered_before + std::to_string(unnamed++) + family.numbered_after;
     pipeline.added.add({name, static_cast<std::int64_t>(family.ranks + i)});
   }
   const auto id_of = [&](const std::string& name) { return pipeline.added.by_content(name)->id; };

@@ -40,9 +40,10 @@ size_t count(const std::vector<SentencePiece>& pieces, PieceType type) {
   return found;
 }
 
-const Family kBaichuan = {"BaichuanTokenizer BaiChuanTokenizer", "baichuan", [](const std::vector<SentencePiece>& pieces) {
-                            return (pieces.size() == 64000 || pieces.size() == 125696) && count(pieces, PieceType::user_defined) > 300;
-                          }};
+const Family kBaichuan = {
+    "BaichuanTokenizer BaiChuanTokenizer", "baichuan", [](const std::vector<SentencePiece>& pieces) {
+      return (pieces.size() == 64000 || pieces.size() == 125696) && count(pieces, PieceType::user_defined) > 300;
+    }};
 const Family kChatGlm = {"ChatGLMTokenizer ChatGLM4Tokenizer", "chatglm",
                          [](const std::vector<SentencePiece>& pieces) { return pieces.size() == 64789; }};
 
@@ -78,7 +79,8 @@ std::unique_ptr<Tokenizer> make_model_file_tokenizer(const fs::path& path, const
   std::string content = read_file(path, kMaxFileBytes);
   if (is_tiktoken(content)) return make_tiktoken_tokenizer(content, where);
   if (is_of(kBaichuan, file, content, where)) return make_baichuan_tokenizer(std::move(content), config, where);
-  if (is_of(kChatGlm, file, content, where)) return make_chatglm_tokenizer(std::move(content), where, has_role_tokens(file));
+  if (is_of(kChatGlm, file, content, where))
+    return make_chatglm_tokenizer(std::move(content), where, has_role_tokens(file));
   return make_llama_tokenizer(std::move(content), config, where);
 }
 
@@ -91,7 +93,8 @@ nlohmann::json describe_vocab_and_merges(const fs::path& folder, const nlohmann:
     if (line.empty() || line.rfind("#version", 0) == 0) continue;
     merges.push_back(line);
   }
-  const nlohmann::json vocab = parse_json(read_file(folder / "vocab.json", kMaxFileBytes), (folder / "vocab.json").string());
+  const nlohmann::json vocab =
+      parse_json(read_file(folder / "vocab.json", kMaxFileBytes), (folder / "vocab.json").string());
   const bool prefix = config.value("add_prefix_space", nlohmann::json(false)) == nlohmann::json(true);
   nlohmann::json added = nlohmann::json::array();
   for (const char* key : {"bos_token", "eos_token", "unk_token", "pad_token"}) {
@@ -111,7 +114,8 @@ nlohmann::json describe_vocab_and_merges(const fs::path& folder, const nlohmann:
 std::string config_token(const nlohmann::json& config, const char* key) {
   const nlohmann::json value = config.value(key, nlohmann::json());
   if (value.is_string()) return value.get<std::string>();
-  if (value.is_object() && value.contains("content") && value["content"].is_string()) return value["content"].get<std::string>();
+  if (value.is_object() && value.contains("content") && value["content"].is_string())
+    return value["content"].get<std::string>();
   return "";
 }
 
@@ -119,17 +123,21 @@ std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& folder) {
   const nlohmann::json config = read_optional_object(folder / "tokenizer_config.json");
   const fs::path json = folder / "tokenizer.json";
   try {
-    if (fs::exists(json)) return make_json_tokenizer(parse_json(read_file(json, kMaxFileBytes), json.string()), config, json.string());
+    if (fs::exists(json))
+      return make_json_tokenizer(parse_json(read_file(json, kMaxFileBytes), json.string()), config, json.string());
     for (const char* name : {"tokenizer.model", "qwen.tiktoken"})
       if (fs::exists(folder / name)) return make_model_file_tokenizer(folder / name, config);
     if (fs::exists(folder / "vocab.json") && fs::exists(folder / "merges.txt"))
       return make_json_tokenizer(describe_vocab_and_merges(folder, config), config, (folder / "vocab.json").string());
-    if (const auto gguf = find_gguf(folder)) return make_gguf_tokenizer(GgufFile::open(*gguf).metadata(), gguf->string());
+    if (const auto gguf = find_gguf(folder))
+      return make_gguf_tokenizer(GgufFile::open(*gguf).metadata(), gguf->string());
   } catch (const nlohmann::json::exception& error) {
     throw Error(ErrorKind::io, std::string("malformed tokenizer file: ") + error.what(), folder.string());
   }
-  throw Error(ErrorKind::io, "no tokenizer here: neither tokenizer.json, tokenizer.model, qwen.tiktoken, vocab.json with merges.txt nor one GGUF file", folder.string(),
-              "copy the tokenizer files of the original checkpoint into the folder");
+  throw Error(ErrorKind::io,
+              "no tokenizer here: neither tokenizer.json, tokenizer.model, qwen.tiktoken, vocab.json with merges.txt "
+              "nor one GGUF file",
+              folder.string(), "copy the tokenizer files of the original checkpoint into the folder");
 }
 
 }  // namespace miq::dataset

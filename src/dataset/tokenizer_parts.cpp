@@ -7,6 +7,7 @@
 
 #include "miq/core/error.h"
 #include "regex.h"
+#include "split_patterns.h"
 #include "utf8.h"
 
 namespace miq::dataset {
@@ -125,10 +126,9 @@ PreTokenizer make_digits(bool individual) {
 }
 
 PreTokenizer make_byte_level(const Json& description, const std::string& where) {
-  static const char* const kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
   PreTokenizer split;
   if (flag_member(description, "use_regex", true))
-    split = make_split([regex = Regex(kGpt2, where)](std::string_view t) { return regex.matches(t); }, "Isolated", where);
+    split = make_split([regex = Regex(kSplitGpt2, where)](std::string_view t) { return regex.matches(t); }, "Isolated", where);
   return [split, prefix = flag_member(description, "add_prefix_space", true)](std::vector<std::string> pieces, bool at_start) {
     if (prefix)
       for (std::string& piece : pieces)

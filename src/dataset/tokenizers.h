@@ -22,12 +22,15 @@ struct BpePipeline {
 std::unique_ptr<Tokenizer> make_pipeline_tokenizer(BpePipeline pipeline);
 
 /// From a parsed tokenizer.json; `config`: tokenizer_config.json or an empty object.
-std::unique_ptr<Tokenizer> make_json_tokenizer(const nlohmann::json& description, const nlohmann::json& config, const std::string& where);
+std::unique_ptr<Tokenizer> make_json_tokenizer(const nlohmann::json& description, const nlohmann::json& config,
+                                               const std::string& where);
 
 /// From a sentencepiece model's bytes (`proto`), by the rules of a family: Hugging Face's LlamaTokenizer,
 /// the authors' BaichuanTokenizer, and their ChatGLMTokenizer (`roles`: with ChatGLM3's role tokens).
-std::unique_ptr<Tokenizer> make_llama_tokenizer(std::string proto, const nlohmann::json& config, const std::string& where);
-std::unique_ptr<Tokenizer> make_baichuan_tokenizer(std::string proto, const nlohmann::json& config, const std::string& where);
+std::unique_ptr<Tokenizer> make_llama_tokenizer(std::string proto, const nlohmann::json& config,
+                                                const std::string& where);
+std::unique_ptr<Tokenizer> make_baichuan_tokenizer(std::string proto, const nlohmann::json& config,
+                                                   const std::string& where);
 std::unique_ptr<Tokenizer> make_chatglm_tokenizer(std::string proto, const std::string& where, bool roles);
 
 /// Whether `text` starts as a tiktoken file does: a token in base64, a space, its rank.

@@ -20,7 +20,9 @@ using testing::HasSubstr;
 
 class DamagedTokenizers : public testing::Test {
  protected:
-  void put(const std::string& name, const std::string& content) { std::ofstream(folder_.path() / name, std::ios::binary) << content; }
+  void put(const std::string& name, const std::string& content) {
+    std::ofstream(folder_.path() / name, std::ios::binary) << content;
+  }
   // "" when it loads; then it is used, too.
   std::string problem() {
     try {
@@ -61,8 +63,9 @@ TEST_F(DamagedTokenizers, ASoundSentencePieceModelLoads) {
 
 TEST_F(DamagedTokenizers, SentencePieceModels) {
   const std::string proto = small_proto();
-  for (const std::string& bad : {std::string(), std::string(1, '\0'), std::string("garbage"), std::string(1000, '\xFF'), proto.substr(0, proto.size() - 3),
-                                 proto.substr(0, 7), std::string("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01 a", 13)}) {
+  for (const std::string& bad : {std::string(), std::string(1, '\0'), std::string("garbage"), std::string(1000, '\xFF'),
+                                 proto.substr(0, proto.size() - 3), proto.substr(0, 7),
+                                 std::string("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01 a", 13)}) {
     put("tokenizer.model", bad);
     EXPECT_THAT(problem(), HasSubstr("malformed")) << bad.size();
   }
@@ -85,8 +88,9 @@ TEST_F(DamagedTokenizers, SentencePiecesWithoutSense) {
 }
 
 TEST_F(DamagedTokenizers, Tiktoken) {
-  for (const char* bad : {"IQ== 0\nIg== x\n", "IQ== 0\n!!!! 1\n", "IQ== 0\nIQ== 1\n", "IQ== 0\nIg== 0\n", "IQ== 0\nIg== 99999999\n", "IQ== 0\nIg== 5\n",
-                          "IQ== 0\nIg== -1\n", "IQ== 0\nIg==\n", "IQ== 0\nI 1\n", "IQ== 0\n"}) {
+  for (const char* bad :
+       {"IQ== 0\nIg== x\n", "IQ== 0\n!!!! 1\n", "IQ== 0\nIQ== 1\n", "IQ== 0\nIg== 0\n", "IQ== 0\nIg== 99999999\n",
+        "IQ== 0\nIg== 5\n", "IQ== 0\nIg== -1\n", "IQ== 0\nIg==\n", "IQ== 0\nI 1\n", "IQ== 0\n"}) {
     put("tokenizer.model", bad);
     EXPECT_THAT(problem(), HasSubstr("malformed")) << bad;
   }
@@ -96,11 +100,13 @@ TEST_F(DamagedTokenizers, Tiktoken) {
 
 TEST_F(DamagedTokenizers, ConfigurationsOfWrongTypes) {
   put("tokenizer.model", small_proto());
-  for (const char* config : {R"({"tokenizer_class": 5})", R"({"add_bos_token": "x", "legacy": []})", R"({"added_tokens_decoder": []})"}) {
+  for (const char* config :
+       {R"({"tokenizer_class": 5})", R"({"add_bos_token": "x", "legacy": []})", R"({"added_tokens_decoder": []})"}) {
     put("tokenizer_config.json", config);
     EXPECT_EQ(problem(), "") << config;
   }
-  for (const char* config : {"[]", "{", R"({"added_tokens_decoder": {"-1": {"content": "x"}}})", R"({"added_tokens_decoder": {"5": {"content": 7}}})",
+  for (const char* config : {"[]", "{", R"({"added_tokens_decoder": {"-1": {"content": "x"}}})",
+                             R"({"added_tokens_decoder": {"5": {"content": 7}}})",
                              R"({"added_tokens_decoder": {"99999999999": {"content": "x"}}})"}) {
     put("tokenizer_config.json", config);
     EXPECT_NE(problem(), "") << config;
@@ -113,24 +119,29 @@ TEST_F(DamagedTokenizers, JsonTokenizers) {
                       {"normalizer", {{"type", "Sequence"}, {"normalizers", {{{"type", "NFC"}}}}}},
                       {"pre_tokenizer", byte_level},
                       {"decoder", byte_level},
-                      {"post_processor", {{"type", "TemplateProcessing"}, {"single", {{{"SpecialToken", {{"id", "<x>"}}}}, {{"Sequence", {{"id", "A"}}}}}},
-                                          {"special_tokens", {{"<x>", {{"id", "<x>"}, {"ids", {3}}}}}}}},
+                      {"post_processor",
+                       {{"type", "TemplateProcessing"},
+                        {"single", {{{"SpecialToken", {{"id", "<x>"}}}}, {{"Sequence", {{"id", "A"}}}}}},
+                        {"special_tokens", {{"<x>", {{"id", "<x>"}, {"ids", {3}}}}}}}},
                       {"added_tokens", {{{"id", 3}, {"content", "<x>"}, {"special", true}, {"normalized", false}}}}};
   put("tokenizer.json", sound.dump());
   ASSERT_EQ(problem(), "");
   // Every value in turn replaced by one of another type.
   const Json flat = sound.flatten();
   for (const auto& [path, value] : flat.items()) {
-    for (const Json& other : {Json(), Json(-3), Json(1.5), Json("?"), Json::array({1}), Json{{"x", 1}}, Json(UINT64_MAX)}) {
+    for (const Json& other :
+         {Json(), Json(-3), Json(1.5), Json("?"), Json::array({1}), Json{{"x", 1}}, Json(UINT64_MAX)}) {
       Json changed = sound;
       changed[Json::json_pointer(path)] = other;
       put("tokenizer.json", changed.dump());
       problem();
     }
   }
-  for (const char* part : {"/model", "/model/vocab", "/model/merges", "/post_processor", "/post_processor/single", "/post_processor/special_tokens",
-                           "/added_tokens", "/added_tokens/0", "/normalizer", "/pre_tokenizer", "/decoder", "/normalizer/normalizers"}) {
-    for (const Json& other : {Json(), Json(-3), Json("?"), Json::array({1}), Json::array({Json::array()}), Json{{"x", 1}}}) {
+  for (const char* part : {"/model", "/model/vocab", "/model/merges", "/post_processor", "/post_processor/single",
+                           "/post_processor/special_tokens", "/added_tokens", "/added_tokens/0", "/normalizer",
+                           "/pre_tokenizer", "/decoder", "/normalizer/normalizers"}) {
+    for (const Json& other :
+         {Json(), Json(-3), Json("?"), Json::array({1}), Json::array({Json::array()}), Json{{"x", 1}}}) {
       Json changed = sound;
       changed[Json::json_pointer(part)] = other;
       put("tokenizer.json", changed.dump());

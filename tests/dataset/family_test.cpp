@@ -17,7 +17,9 @@ using testing::ElementsAre;
 
 class Families : public testing::Test {
  protected:
-  void put(const std::string& name, const std::string& content) { std::ofstream(folder_.path() / name, std::ios::binary) << content; }
+  void put(const std::string& name, const std::string& content) {
+    std::ofstream(folder_.path() / name, std::ios::binary) << content;
+  }
   std::unique_ptr<Tokenizer> load() { return load_tokenizer(folder_.path()); }
   test::TempFolder folder_;
 };
@@ -32,19 +34,22 @@ TEST_F(Families, LlamaWithoutAnySign) {
 
 TEST_F(Families, BaichuanByItsClassOrModel) {
   put("tokenizer.model", small_proto());
-  for (const auto& [file, content] : {std::pair("tokenizer_config.json", R"({"tokenizer_class": "BaichuanTokenizer", "add_bos_token": false})"),
-                                      std::pair("tokenizer_config.json", R"({"tokenizer_class": "BaiChuanTokenizer"})"),
-                                      std::pair("config.json", R"({"model_type": "baichuan"})")}) {
+  for (const auto& [file, content] :
+       {std::pair("tokenizer_config.json", R"({"tokenizer_class": "BaichuanTokenizer", "add_bos_token": false})"),
+        std::pair("tokenizer_config.json", R"({"tokenizer_class": "BaiChuanTokenizer"})"),
+        std::pair("config.json", R"({"model_type": "baichuan"})")}) {
     SCOPED_TRACE(content);
     put(file, content);
     const auto tokenizer = load();
-    EXPECT_THAT(tokenizer->encode("ab</s>ab", true), ElementsAre(264, 2, 264));  // no BOS, a space in front of each text
-    EXPECT_EQ(tokenizer->decode({1, 264, 2}, false), "<s> ab</s>");              // and one before a special token
+    EXPECT_THAT(tokenizer->encode("ab</s>ab", true),
+                ElementsAre(264, 2, 264));                           // no BOS, a space in front of each text
+    EXPECT_EQ(tokenizer->decode({1, 264, 2}, false), "<s> ab</s>");  // and one before a special token
     EXPECT_EQ(tokenizer->decode({1, 264, 2}, true), "ab");
     EXPECT_EQ(tokenizer->special_id("</s>"), 2);
     fs::remove(folder_.path() / file);
   }
-  put("tokenizer_config.json", R"({"tokenizer_class": "BaichuanTokenizer", "add_bos_token": true, "add_eos_token": true})");
+  put("tokenizer_config.json",
+      R"({"tokenizer_class": "BaichuanTokenizer", "add_bos_token": true, "add_eos_token": true})");
   EXPECT_THAT(load()->encode("ab", true), ElementsAre(1, 264, 2));
   // A class that is named counts more than the model: a converted checkpoint.
   put("tokenizer_config.json", R"({"tokenizer_class": "LlamaTokenizer"})");

@@ -29,11 +29,15 @@ Json metadata_of(const Json& description, const std::string& pre) {
     types[id] = type;
   };
   for (const auto& [piece, id] : description["model"]["vocab"].items()) put(id.get<size_t>(), piece, 1);
-  for (const auto& item : description["added_tokens"]) put(item["id"], item["content"], item["special"].get<bool>() ? 3 : 4);
+  for (const auto& item : description["added_tokens"])
+    put(item["id"], item["content"], item["special"].get<bool>() ? 3 : 4);
   for (const auto& merge : description["model"]["merges"])
     merges.push_back(merge.is_string() ? merge : Json(merge[0].get<std::string>() + " " + merge[1].get<std::string>()));
-  return {{"tokenizer.ggml.model", "gpt2"}, {"tokenizer.ggml.pre", pre}, {"tokenizer.ggml.tokens", tokens},
-          {"tokenizer.ggml.token_type", types}, {"tokenizer.ggml.merges", merges}};
+  return {{"tokenizer.ggml.model", "gpt2"},
+          {"tokenizer.ggml.pre", pre},
+          {"tokenizer.ggml.tokens", tokens},
+          {"tokenizer.ggml.token_type", types},
+          {"tokenizer.ggml.merges", merges}};
 }
 
 // And of a sentencepiece model.
@@ -44,7 +48,7 @@ Json metadata_of(const std::string& proto) {
     scores.push_back(piece.score);
     types.push_back(static_cast<int>(piece.type));
   }
-  return {{"tokenizer.ggml.model", "llama"}, {"tokenizer.ggml.tokens", tokens}, {"tokenizer.ggml.scores", scores},
+  return {{"tokenizer.ggml.model", "llama"},    {"tokenizer.ggml.tokens", tokens},  {"tokenizer.ggml.scores", scores},
           {"tokenizer.ggml.token_type", types}, {"tokenizer.ggml.bos_token_id", 1}, {"tokenizer.ggml.eos_token_id", 2}};
 }
 
@@ -77,7 +81,8 @@ TEST_P(GoldenGgufTokenizer, IsThatOfTokenizerJson) {
   expect_same_on_golden_strings(*tokenizer, *reference);
 }
 INSTANTIATE_TEST_SUITE_P(Pre, GoldenGgufTokenizer,
-                         testing::Values(std::pair("llama3", "llama-bpe"), std::pair("qwen2_5", "qwen2"), std::pair("smollm2", "smollm")),
+                         testing::Values(std::pair("llama3", "llama-bpe"), std::pair("qwen2_5", "qwen2"),
+                                         std::pair("smollm2", "smollm")),
                          [](const auto& info) { return std::string(info.param.first); });
 
 TEST(GoldenGgufSentencePiece, IsThatOfTokenizerModel) {
@@ -111,14 +116,19 @@ TEST(GoldenGgufFiles, CarryTheTokenizerOfTheirModel) {
   }
   const auto tokenizer = load_tokenizer(base / "../gguf_f16/model.gguf");
   for (const Json& row : Json::parse(read_file(base / "tokenizer_samples.json")))
-    EXPECT_EQ(tokenizer->encode(row["text"].get<std::string>(), false), row["spm_ids"].get<std::vector<std::int64_t>>()) << row["text"];
+    EXPECT_EQ(tokenizer->encode(row["text"].get<std::string>(), false), row["spm_ids"].get<std::vector<std::int64_t>>())
+        << row["text"];
 }
 
 // A byte-level BPE over three letters; <x> is a control token.
 Json small_metadata() {
-  return {{"tokenizer.ggml.model", "gpt2"}, {"tokenizer.ggml.pre", "gpt-2"}, {"tokenizer.ggml.tokens", {"a", "b", "c", "ab", "<x>", "<y>"}},
-          {"tokenizer.ggml.token_type", {1, 1, 1, 1, 3, 3}}, {"tokenizer.ggml.merges", {"a b"}},
-          {"tokenizer.ggml.bos_token_id", 4}, {"tokenizer.ggml.eos_token_id", 5}};
+  return {{"tokenizer.ggml.model", "gpt2"},
+          {"tokenizer.ggml.pre", "gpt-2"},
+          {"tokenizer.ggml.tokens", {"a", "b", "c", "ab", "<x>", "<y>"}},
+          {"tokenizer.ggml.token_type", {1, 1, 1, 1, 3, 3}},
+          {"tokenizer.ggml.merges", {"a b"}},
+          {"tokenizer.ggml.bos_token_id", 4},
+          {"tokenizer.ggml.eos_token_id", 5}};
 }
 
 TEST(GgufTokenizer, HonoursTheKeysOfBosAndEos) {

@@ -10,13 +10,18 @@ namespace miq::dataset {
 
 /// A sentencepiece model: <unk>, <s>, </s>, the bytes, a few letters and words; 259 is the space, 264 " ab".
 inline std::string small_proto() {
-  std::vector<SentencePiece> pieces = {{"<unk>", 0, PieceType::unknown}, {"<s>", 0, PieceType::control}, {"</s>", 0, PieceType::control}};
+  std::vector<SentencePiece> pieces = {
+      {"<unk>", 0, PieceType::unknown}, {"<s>", 0, PieceType::control}, {"</s>", 0, PieceType::control}};
   for (int byte = 0; byte < 256; ++byte) {
     char name[8];
     std::snprintf(name, sizeof name, "<0x%02X>", byte);
     pieces.push_back({name, 0, PieceType::byte});
   }
-  for (const char* text : {"\xE2\x96\x81", "a", "b", "c", "ab", "\xE2\x96\x81" "ab", "abc"}) pieces.push_back({text, -static_cast<float>(pieces.size())});
+  for (const char* text : {"\xE2\x96\x81", "a", "b", "c", "ab",
+                           "\xE2\x96\x81"
+                           "ab",
+                           "abc"})
+    pieces.push_back({text, -static_cast<float>(pieces.size())});
   pieces.push_back({"<h2>", 0, PieceType::user_defined});
   return write_model_proto(pieces, {0, 1, 2, true, false});
 }

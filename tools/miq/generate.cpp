@@ -1,12 +1,13 @@
 // miq generate: continue a prompt, or answer it as a chat model does.
+#include "miq/model/generate.h"
+
 #include "commands.h"
-#include "miq/core/text.h"
 #include "miq/core/device.h"
 #include "miq/core/error.h"
 #include "miq/core/log.h"
+#include "miq/core/text.h"
 #include "miq/dataset/chat.h"
 #include "miq/dataset/tokenizer.h"
-#include "miq/model/generate.h"
 
 namespace miq::tools {
 namespace {
@@ -35,7 +36,8 @@ std::vector<std::int64_t> encode_prompt(const GenerateCommand& command, const da
     if (command.has_system) throw Error(ErrorKind::config, "--system is of chats alone", "", "add --chat");
     return tokenizer.encode(command.prompt, /*special=*/true);
   }
-  const dataset::ChatKind kind = command.chat == "auto" ? dataset::detect_chat_kind(command.model) : dataset::ChatKind{command.chat, ""};
+  const dataset::ChatKind kind =
+      command.chat == "auto" ? dataset::detect_chat_kind(command.model) : dataset::ChatKind{command.chat, ""};
   std::vector<dataset::ChatMessage> messages;
   if (command.has_system) messages.push_back({"system", command.system});
   messages.push_back({"user", command.prompt});
@@ -65,7 +67,8 @@ void run(const GenerateCommand& command) {
     std::fflush(stdout);
   };
   const std::vector<std::int64_t> generated = model::generate(model, prompt, options, stream);
-  const std::string text = tokenizer->decode(ids, true).substr(std::min(prompt_end, tokenizer->decode(ids, true).size()));
+  const std::string text =
+      tokenizer->decode(ids, true).substr(std::min(prompt_end, tokenizer->decode(ids, true).size()));
   if (command.common.json)
     print(to_text({{"prompt_ids", prompt}, {"ids", generated}, {"text", text}}));
   else
@@ -79,11 +82,13 @@ void add_generate_command(CLI::App& program) {
   const auto command = std::make_shared<GenerateCommand>();
   app->add_option("--model", command->model, "a Hugging Face folder")->required()->type_name("PATH");
   app->add_option("--prompt", command->prompt, "the text to continue")->required();
-  app->add_option("--chat", command->chat, "answer the prompt as a chat; KIND where the checkpoint does not tell its template")
+  app->add_option("--chat", command->chat,
+                  "answer the prompt as a chat; KIND where the checkpoint does not tell its template")
       ->expected(0, 1)
       ->default_str("auto")
       ->type_name("KIND");
-  CLI::Option* const system = app->add_option("--system", command->system, "the system message of a chat")->type_name("TEXT");
+  CLI::Option* const system =
+      app->add_option("--system", command->system, "the system message of a chat")->type_name("TEXT");
   app->add_option("--max-new-tokens", command->options.max_new_tokens, "tokens at most")->check(CLI::Range(1, 1 << 24));
   app->add_option("--temperature", command->options.temperature, "0: greedy")->check(CLI::Range(0.0, 100.0));
   app->add_option("--top-k", command->options.top_k, "sample from so many; 0: all")->check(CLI::NonNegativeNumber);
