@@ -91,6 +91,16 @@ TEST_F(Families, Glm4AndQwenRanks) {
   EXPECT_EQ(qwen->encode("e\xCC\x81", true), qwen->encode("\xC3\xA9", true));  // NFC
 }
 
+TEST(GoldenFamilies, LongTextsWithoutSpaces) {
+  std::string text;
+  while (text.size() < 400000) text += "abcde";
+  for (const char* name : {"baichuan2", "chatglm3", "llama3/original"}) {
+    MIQ_REQUIRE_GOLDEN(fs::path("tokenizers") / name);
+    const auto tokenizer = load_tokenizer(test::golden_dir() / "tokenizers" / name);
+    EXPECT_EQ(tokenizer->decode(tokenizer->encode(text, false), true), text) << name;
+  }
+}
+
 // Folders as they are published: the class in tokenizer_config.json, a vocabulary of 512.
 TEST(GoldenFamilies, BaichuanFoldersEncodeAsSentencepieceDoes) {
   MIQ_REQUIRE_GOLDEN("models/baichuan1_7b");

@@ -57,7 +57,8 @@ class GoldenTokenizer : public testing::TestWithParam<std::string> {
   std::unique_ptr<Tokenizer> load_chatglm2() {
     const test::TempFolder made;
     fs::copy_file(folder_ / "../chatglm3/tokenizer.model", made.path() / "tokenizer.model");
-    std::ofstream(made.path() / "tokenizer_config.json") << R"({"name_or_path": "THUDM/chatglm2-6b", "remove_space": false,
+    std::ofstream(made.path() / "tokenizer_config.json")
+        << R"({"name_or_path": "THUDM/chatglm2-6b", "remove_space": false,
         "do_lower_case": false, "tokenizer_class": "ChatGLMTokenizer",
         "auto_map": {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", null]}})";
     return load_tokenizer(made.path());
@@ -82,7 +83,8 @@ TEST_P(GoldenTokenizer, EncodesAndDecodesEveryString) {
 
 TEST_P(GoldenTokenizer, DecodesIdLists) {
   for (const Json& row : read_lines(folder_ / "decode.jsonl"))
-    EXPECT_EQ(tokenizer_->decode(row["ids"].get<Ids>(), false), row["decode"].get<std::string>()) << row.dump().substr(0, 400);
+    EXPECT_EQ(tokenizer_->decode(row["ids"].get<Ids>(), false), row["decode"].get<std::string>())
+        << row.dump().substr(0, 400);
 }
 
 // Of the sentencepiece library alone, which the families of Baichuan and ChatGLM hand a text as it is.
@@ -91,7 +93,8 @@ TEST_P(GoldenTokenizer, BytesThatAreNotUtf8) {
   const auto rows = read_lines(folder_ / "bytes.jsonl");
   ASSERT_FALSE(rows.empty());
   for (const Json& row : rows)
-    EXPECT_EQ(tokenizer_->encode(decode_base64(row["bytes_b64"].get<std::string>()), false), row["sp_ids"].get<Ids>()) << row.dump();
+    EXPECT_EQ(tokenizer_->encode(decode_base64(row["bytes_b64"].get<std::string>()), false), row["sp_ids"].get<Ids>())
+        << row.dump();
 }
 
 TEST_P(GoldenTokenizer, DropsBytesItLacks) {
@@ -145,7 +148,8 @@ TEST_P(GoldenTokenizer, EncodesWholeFiles) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Folders, GoldenTokenizer, testing::ValuesIn(folders()), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Folders, GoldenTokenizer, testing::ValuesIn(folders()),
+                         [](const auto& info) { return info.param; });
 
 // LLaMA-3's tiktoken file, alone in its folder, gives what its tokenizer.json does.
 TEST(GoldenTiktoken, EncodesAsItsReference) {
@@ -156,7 +160,8 @@ TEST(GoldenTiktoken, EncodesAsItsReference) {
   EXPECT_EQ(tokenizer->bos_id(), 128000);
   const auto rows = read_lines(folder / "golden_tiktoken.jsonl");
   ASSERT_FALSE(rows.empty());
-  for (const Json& row : rows) EXPECT_EQ(tokenizer->encode(row["text"].get<std::string>(), false), row["ids"].get<Ids>()) << row.dump();
+  for (const Json& row : rows)
+    EXPECT_EQ(tokenizer->encode(row["text"].get<std::string>(), false), row["ids"].get<Ids>()) << row.dump();
   for (const Json& row : read_lines(folder / "golden.jsonl")) {
     SCOPED_TRACE(row.dump().substr(0, 600));
     EXPECT_EQ(tokenizer->encode(row["text"].get<std::string>(), true), row["ids_special"].get<Ids>());
