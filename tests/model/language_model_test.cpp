@@ -212,6 +212,12 @@ TEST_F(Tiny, GenerationStopsAtEosAndRepeatsWithTheSeed) {
   const auto ended = generate(ending, {1, 5, 9}, plain);
   const auto limit = std::min(first, std::find(greedy.begin(), greedy.end(), 63));
   EXPECT_EQ(ended, std::vector<std::int64_t>(greedy.begin(), limit));
+  // So does a stop token of the caller.
+  GenerateOptions stopped;
+  stopped.max_new_tokens = 12;
+  stopped.stop_at_eos = false;
+  stopped.stop_ids = {greedy[stop]};
+  EXPECT_EQ(generate(model, {1, 5, 9}, stopped), std::vector<std::int64_t>(greedy.begin(), first));
 }
 
 TEST_F(Tiny, ComputeTypes) {
