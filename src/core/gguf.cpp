@@ -206,10 +206,12 @@ std::optional<fs::path> find_gguf(const fs::path& path) {
   return found;
 }
 
-GgufFile GgufFile::open(const fs::path& path) {
+GgufFile GgufFile::open(const fs::path& path) { return open(MappedFile::open(path)); }
+
+GgufFile GgufFile::open(std::shared_ptr<const MappedFile> mapping) {
   GgufFile file;
-  file.path_ = path;
-  file.mapping_ = MappedFile::open(path);
+  file.path_ = mapping->path();
+  file.mapping_ = std::move(mapping);
   GgufReader(file).read();
   return file;
 }

@@ -157,10 +157,12 @@ class TorchFileReader {
   size_t visits_ = 0, name_bytes_ = 0;
 };
 
-TorchFile TorchFile::open(const fs::path& path) {
+TorchFile TorchFile::open(const fs::path& path) { return open(MappedFile::open(path)); }
+
+TorchFile TorchFile::open(std::shared_ptr<const MappedFile> mapping) {
   TorchFile file;
-  file.path_ = path;
-  file.mapping_ = MappedFile::open(path);
+  file.path_ = mapping->path();
+  file.mapping_ = std::move(mapping);
   TorchFileReader(file).read();
   return file;
 }

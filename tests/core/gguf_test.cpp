@@ -11,10 +11,10 @@
 #include "archives.h"
 #include "miq/core/error.h"
 #include "miq/core/file.h"
+#include "miq/core/mapped_file.h"
 #include "miq/core/memory.h"
 #include "miq/core/safetensors.h"
 #include "support/golden.h"
-#include "support/memory_file.h"
 
 namespace miq {
 namespace {
@@ -44,10 +44,7 @@ std::string array(const std::string& name, std::uint32_t type, std::uint64_t cou
 
 class Gguf : public testing::Test {
  protected:
-  GgufFile open(const std::string& content) {
-    memory_.write(content);
-    return GgufFile::open(memory_.path());
-  }
+  GgufFile open(const std::string& content) { return GgufFile::open(MappedFile::copy(content, "a.gguf")); }
   std::string open_error(const std::string& content) {
     try {
       const GgufFile file = open(content);
@@ -58,7 +55,6 @@ class Gguf : public testing::Test {
       return error.message();
     }
   }
-  test::MemoryFile memory_;
 };
 
 TEST_F(Gguf, KeysAndTensors) {

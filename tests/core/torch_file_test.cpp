@@ -9,9 +9,9 @@
 #include "miq/core/checkpoint.h"
 #include "miq/core/error.h"
 #include "miq/core/file.h"
+#include "miq/core/mapped_file.h"
 #include "miq/core/memory.h"
 #include "support/golden.h"
-#include "support/memory_file.h"
 
 namespace miq {
 namespace {
@@ -21,10 +21,7 @@ namespace p = test::pickle;
 
 class TorchFileTest : public testing::Test {
  protected:
-  TorchFile open(const std::string& content) {
-    memory_.write(content);
-    return TorchFile::open(memory_.path());
-  }
+  TorchFile open(const std::string& content) { return TorchFile::open(MappedFile::copy(content, "a.bin")); }
   // The error that opening such a file and reading its tensors gives, "" when it opens.
   std::string open_error(const std::string& content) {
     try {
@@ -33,7 +30,7 @@ class TorchFileTest : public testing::Test {
       return "";
     } catch (const Error& error) {
       EXPECT_TRUE(error.kind() == ErrorKind::io || error.kind() == ErrorKind::unsupported) << error.what();
-      EXPECT_THAT(error.where(), HasSubstr(memory_.path().string()));
+      EXPECT_THAT(error.where(), HasSubstr("a.bin"));
       return error.message();
     }
   }
@@ -45,7 +42,6 @@ class TorchFileTest : public testing::Test {
   }
   std::string object_error(const std::string& object) { return open_error(test::make_torch_file(p::whole(object), {std::string(96, '\1')})); }
 
-  test::MemoryFile memory_;
   const std::string weight_ = p::tensor(p::storage("FloatStorage", "0", 24), 0, {4, 6}, {6, 1});
 };
 
