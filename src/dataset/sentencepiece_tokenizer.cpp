@@ -103,7 +103,7 @@ class SentencePieceTokenizer : public Tokenizer {
         throw Error(ErrorKind::io, "malformed added_tokens_decoder entry '" + key + "'", where);
       const std::int64_t id = std::stol(key);
       if (added_.by_id(id) != nullptr) continue;
-      const auto flag = [&](const char* name) { return item.value(name, nlohmann::json(false)) == nlohmann::json(true); };
+      const auto flag = [&item = item](const char* name) { return item.value(name, nlohmann::json(false)) == nlohmann::json(true); };
       added_.add({item["content"].get<std::string>(), id, flag("special"), flag("lstrip"), flag("rstrip"), flag("single_word")});
     }
   }
