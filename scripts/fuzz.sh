@@ -8,20 +8,20 @@ seconds=${1:-60}
 targets=("${@:2}")
 ((${#targets[@]})) || targets=(safetensors torch_bin gguf tokenizer_json yaml)
 
-missing=()
-for package in clang libclang-rt-14-dev; do
-  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
-done
-# A Clang that is not Debian's is as good where it brings its own runtime.
-if ((${#missing[@]})) && ! (echo 'extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }' |
-    clang++ -fsanitize=fuzzer,address,undefined -x c++ - -o /dev/null 2>/dev/null); then
-  echo "fuzz: installing ${missing[*]}"
-  command -v apt-get >/dev/null || { echo "fuzz: this is no Debian or Ubuntu; install Clang with its sanitizers" >&2; exit 1; }
-  as_root=()
+can_fuzz() {
+  echo 'extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }' |
+    clang++ -fsanitize=fuzzer,address,undefined -x c++ - -o /dev/null 2>/dev/null
+}
+install() {
+  echo "fuzz: installing $1"
+  command -v apt-get >/dev/null || { echo "fuzz: this is no Debian or Ubuntu; install Clang and its sanitizers" >&2; exit 1; }
+  local as_root=()
   [[ $(id -u) == 0 ]] || as_root=(sudo)
   "${as_root[@]}" apt-get update -qq
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-fi
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >/dev/null
+}
+command -v clang++ >/dev/null || install clang
+can_fuzz || install "libclang-rt-$(clang++ -dumpversion | cut -d. -f1)-dev"  # its sanitizers are a package of their own
 ./scripts/setup.sh
 
 build=build/fuzz

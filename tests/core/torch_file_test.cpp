@@ -178,6 +178,50 @@ TEST_F(TorchFileTest, HugeLengthsTakeNoMemory) {
   EXPECT_LT(anonymous_rss_bytes() - before, std::int64_t{512} << 20);
 }
 
+// The kind before PyTorch 1.6: five pickles, then the storages.
+class LegacyFile : public TorchFileTest {
+ protected:
+  std::string file(const std::string& object, const std::string& keys, const std::string& storages) {
+    return p::whole(std::string("\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", 12)) + p::whole(p::integer(1001)) +
+           p::whole(p::dict({{"little_endian", little_ ? "\x88" : "\x89"}})) + p::whole(object) + p::whole(keys) + storages;
+  }
+  std::string storage(std::int64_t elements, const std::string& part = "N") {
+    return p::tuple({p::text("storage"), p::global("torch", "FloatStorage"), p::text("k"), p::text("cpu"), p::integer(elements), part}) + "Q";
+  }
+  std::string part(std::int64_t first, std::int64_t count) { return p::tuple({p::text("v"), p::integer(first), p::integer(count)}); }
+  std::string error(const std::string& tensor, const std::string& keys, const std::string& storages) {
+    return open_error(file(p::dict({{"w", tensor}}), keys, storages));
+  }
+  const std::string keys_ = "](" + p::text("k") + "e";
+  const std::string data_ = test::bytes_of(std::int64_t{3}) + test::bytes_of(1.0f) + test::bytes_of(2.0f) + test::bytes_of(3.0f);
+  bool little_ = true;
+};
+
+TEST_F(LegacyFile, WholeStoragesAndParts) {
+  const TorchFile whole = open(file(p::dict({{"w", p::tensor(storage(3), 1, {2}, {1})}}), keys_, data_));
+  EXPECT_TRUE(whole.tensor("w").equal(at::tensor({2.0f, 3.0f})));
+  const TorchFile half = open(file(p::dict({{"w", p::tensor(storage(3, part(2, 1)), 0, {1}, {1})}}), keys_, data_));
+  EXPECT_TRUE(half.tensor("w").equal(at::full({1}, 3.0f)));
+}
+
+TEST_F(LegacyFile, Malformed) {
+  const std::string tensor = p::tensor(storage(3), 0, {3}, {1});
+  EXPECT_EQ(error(tensor, keys_, data_), "");
+  EXPECT_THAT(error(tensor, keys_, data_.substr(0, 19)), HasSubstr("ends inside"));
+  EXPECT_THAT(error(tensor, keys_, data_.substr(0, 7)), HasSubstr("ends before"));
+  EXPECT_THAT(error(tensor, keys_, test::bytes_of(INT64_MAX) + data_), HasSubstr("ends inside"));
+  EXPECT_THAT(error(tensor, keys_, test::bytes_of(std::int64_t{-1}) + data_), HasSubstr("ends inside"));
+  EXPECT_THAT(error(tensor, keys_, test::bytes_of(std::int64_t{2}) + data_), HasSubstr("has 8 bytes"));
+  EXPECT_THAT(error(tensor, "]", data_), HasSubstr("missing"));
+  EXPECT_THAT(error(tensor, "N", data_), HasSubstr("no list"));
+  EXPECT_THAT(error(tensor, "](" + p::text("z") + "e", data_), HasSubstr("no tensor refers"));
+  EXPECT_THAT(error(tensor, "](" + p::text("k") + p::text("k") + "e", data_ + data_), HasSubstr("twice"));
+  for (const std::string& bad : {part(3, 1), part(-1, 1), part(0, -1), part(INT64_MAX, INT64_MAX), p::tuple({"N"})})
+    EXPECT_THAT(error(p::tensor(storage(3, bad), 0, {1}, {1}), keys_, data_), HasSubstr("storage"));
+  little_ = false;
+  EXPECT_THAT(error(tensor, keys_, data_), HasSubstr("little-endian"));
+}
+
 // A file cut off anywhere, and a file with a bit changed anywhere, opens or says why not.
 TEST_F(TorchFileTest, TruncationsAndBitFlips) {
   const std::string whole = test::make_torch_file(p::whole(p::dict({{"w", weight_}})), {std::string(96, '\1')});
