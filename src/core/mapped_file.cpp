@@ -77,7 +77,8 @@ at::Tensor mapped_tensor(const std::shared_ptr<const MappedFile>& file, std::int
     std::memcpy(copy.mutable_data_ptr(), data, copy.nbytes());
     return copy;
   }
-  return at::from_blob(data, shape, [file](void*) {}, options);
+  return at::from_blob(
+      data, shape, [file](void*) {}, options);
 }
 
 }  // namespace miq

@@ -35,12 +35,14 @@ class TorchFileTest : public testing::Test {
     }
   }
   // The same for one tensor over a storage of 24 floats.
-  std::string tensor_error(std::int64_t offset, const std::vector<std::int64_t>& shape, const std::vector<std::int64_t>& strides,
-                           std::int64_t elements = 24) {
+  std::string tensor_error(std::int64_t offset, const std::vector<std::int64_t>& shape,
+                           const std::vector<std::int64_t>& strides, std::int64_t elements = 24) {
     const std::string tensor = p::tensor(p::storage("FloatStorage", "0", elements), offset, shape, strides);
     return open_error(test::make_torch_file(p::whole(p::dict({{"w", tensor}})), {std::string(96, '\1')}));
   }
-  std::string object_error(const std::string& object) { return open_error(test::make_torch_file(p::whole(object), {std::string(96, '\1')})); }
+  std::string object_error(const std::string& object) {
+    return open_error(test::make_torch_file(p::whole(object), {std::string(96, '\1')}));
+  }
 
   const std::string weight_ = p::tensor(p::storage("FloatStorage", "0", 24), 0, {4, 6}, {6, 1});
 };
@@ -50,13 +52,14 @@ TEST_F(TorchFileTest, ViewsOfOneStorage) {
   for (int i = 0; i < 24; ++i) data += test::bytes_of(static_cast<float>(i));
   const std::string storage = p::storage("FloatStorage", "0", 24);
   const TorchFile file = open(test::make_torch_file(
-      p::whole(p::dict({{"all", p::tensor(storage, 0, {4, 6}, {6, 1})},
-                        {"t", p::tensor(storage, 0, {6, 4}, {1, 6})},
-                        {"last", p::tensor(storage, 23, {}, {})},
-                        {"wide", p::tensor(storage, 2, {3, 2}, {0, 1})},
-                        {"none", p::tensor(storage, 900, {0, 5}, {5, 1})},
-                        {"step", p::integer(7)},
-                        {"parts", "](" + p::tensor(storage, 6, {2}, {1}) + p::tensor(storage, 8, {1, 2}, {77, 1}) + "e"}})),
+      p::whole(
+          p::dict({{"all", p::tensor(storage, 0, {4, 6}, {6, 1})},
+                   {"t", p::tensor(storage, 0, {6, 4}, {1, 6})},
+                   {"last", p::tensor(storage, 23, {}, {})},
+                   {"wide", p::tensor(storage, 2, {3, 2}, {0, 1})},
+                   {"none", p::tensor(storage, 900, {0, 5}, {5, 1})},
+                   {"step", p::integer(7)},
+                   {"parts", "](" + p::tensor(storage, 6, {2}, {1}) + p::tensor(storage, 8, {1, 2}, {77, 1}) + "e"}})),
       {data}));
   const at::Tensor all = at::arange(24, at::kFloat).view({4, 6});
   EXPECT_TRUE(file.tensor("all").equal(all));
@@ -95,8 +98,8 @@ TEST_F(TorchFileTest, PlacesOutsideTheStorage) {
   EXPECT_EQ(tensor_error(23, {1}, {1 << 30}), "");
   constexpr std::int64_t kHuge = std::int64_t{1} << 62;
   for (const std::string& error :
-       {tensor_error(1, {4, 6}, {6, 1}), tensor_error(24, {}, {}), tensor_error(0, {2}, {24}), tensor_error(kHuge, {2}, {kHuge}),
-        tensor_error(0, {3}, {kHuge}), tensor_error(INT64_MAX, {2}, {1})})
+       {tensor_error(1, {4, 6}, {6, 1}), tensor_error(24, {}, {}), tensor_error(0, {2}, {24}),
+        tensor_error(kHuge, {2}, {kHuge}), tensor_error(0, {3}, {kHuge}), tensor_error(INT64_MAX, {2}, {1})})
     EXPECT_THAT(error, HasSubstr("beyond its storage"));
   EXPECT_THAT(tensor_error(0, {kHuge, 4}, {0, 0}), HasSubstr("does not fit"));
   EXPECT_THAT(tensor_error(0, {kHuge, 4, 0}, {0, 0, 0}), HasSubstr("does not fit"));
@@ -105,7 +108,8 @@ TEST_F(TorchFileTest, PlacesOutsideTheStorage) {
   EXPECT_THAT(tensor_error(3, {4}, {-1}), HasSubstr("from 0 on"));
   EXPECT_THAT(tensor_error(0, {-4}, {1}), HasSubstr("from 0 on"));
   EXPECT_THAT(tensor_error(0, {4}, {1, 1}), HasSubstr("differ in length"));
-  EXPECT_THAT(tensor_error(0, std::vector<std::int64_t>(65, 1), std::vector<std::int64_t>(65, 1)), HasSubstr("tuple of sizes"));
+  EXPECT_THAT(tensor_error(0, std::vector<std::int64_t>(65, 1), std::vector<std::int64_t>(65, 1)),
+              HasSubstr("tuple of sizes"));
   EXPECT_THAT(tensor_error(0, {4}, {1}, 25), HasSubstr("has 96 bytes"));
   EXPECT_THAT(tensor_error(0, {4}, {1}, kHuge), HasSubstr("has 96 bytes"));
   EXPECT_THAT(tensor_error(0, {4}, {1}, -1), HasSubstr("storage"));
@@ -118,23 +122,33 @@ TEST_F(TorchFileTest, ObjectsThatAreNoStateDict) {
   EXPECT_THAT(object_error("}"), HasSubstr("no tensors"));
   EXPECT_THAT(object_error(p::dict({{"w", deep}})), HasSubstr("nested deeper"));
   EXPECT_THAT(object_error(p::dict({{"w", weight_}, {"w", weight_}})), HasSubstr("twice"));
-  EXPECT_THAT(object_error(p::dict({{"w", p::tensor(p::storage("FloatStorage", "9", 1), 0, {1}, {1})}})), HasSubstr("'9' is missing"));
+  EXPECT_THAT(object_error(p::dict({{"w", p::tensor(p::storage("FloatStorage", "9", 1), 0, {1}, {1})}})),
+              HasSubstr("'9' is missing"));
   EXPECT_THAT(object_error(p::dict({{"w", p::tensor(p::storage("Size", "0", 1), 0, {1}, {1})}})), HasSubstr("storage"));
   EXPECT_THAT(object_error(p::dict({{"w", p::tensor("N", 0, {1}, {1})}})), HasSubstr("storage"));
-  EXPECT_THAT(object_error(p::dict({{"w", p::global("torch._utils", "_rebuild_tensor_v2") + ")R"}})), HasSubstr("missing"));
-  EXPECT_THAT(object_error(p::dict({{"w", p::global("torch._utils", "_rebuild_parameter") + ")R"}})), HasSubstr("Parameter"));
+  EXPECT_THAT(object_error(p::dict({{"w", p::global("torch._utils", "_rebuild_tensor_v2") + ")R"}})),
+              HasSubstr("missing"));
+  EXPECT_THAT(object_error(p::dict({{"w", p::global("torch._utils", "_rebuild_parameter") + ")R"}})),
+              HasSubstr("Parameter"));
   // A dict that holds itself, and lists of one list eight times each: as few bytes, exponentially many ways through.
-  EXPECT_THAT(object_error(std::string("}q\0(", 4) + p::text("a") + std::string("h\0u", 3)), HasSubstr("nested deeper"));
-  EXPECT_THAT(object_error(std::string("}q\0(", 4) + p::text("model") + std::string("h\0u", 3)), HasSubstr("nested deeper"));
+  EXPECT_THAT(object_error(std::string("}q\0(", 4) + p::text("a") + std::string("h\0u", 3)),
+              HasSubstr("nested deeper"));
+  EXPECT_THAT(object_error(std::string("}q\0(", 4) + p::text("model") + std::string("h\0u", 3)),
+              HasSubstr("nested deeper"));
   std::string bomb = "]";
   for (int i = 0; i < 30; ++i) bomb = "](" + bomb + "q\1h\1h\1h\1h\1h\1h\1h\1e";
   EXPECT_THAT(object_error(p::dict({{"w", bomb}})), HasSubstr("more than"));
 }
 
 TEST_F(TorchFileTest, NothingThatCouldRunCode) {
-  for (const auto& [module, name] : std::vector<std::pair<std::string, std::string>>{
-           {"os", "system"}, {"builtins", "eval"}, {"torch.storage", "_load_from_bytes"}, {"torch", "load"}, {"collections", "OrderedDict.fromkeys"}}) {
-    const std::string error = object_error(p::dict({{"w", weight_}, {"x", p::global(module, name) + p::tuple({p::text("true")}) + "R"}}));
+  for (const auto& [module, name] :
+       std::vector<std::pair<std::string, std::string>>{{"os", "system"},
+                                                        {"builtins", "eval"},
+                                                        {"torch.storage", "_load_from_bytes"},
+                                                        {"torch", "load"},
+                                                        {"collections", "OrderedDict.fromkeys"}}) {
+    const std::string error =
+        object_error(p::dict({{"w", weight_}, {"x", p::global(module, name) + p::tuple({p::text("true")}) + "R"}}));
     EXPECT_THAT(error, testing::AllOf(HasSubstr(module + "." + name), HasSubstr("could run code")));
   }
   for (const char* opcode : {"\x81", "\x92", "i", "o", "\x82", "P", "I1\n", "0", "2"})
@@ -154,7 +168,8 @@ TEST_F(TorchFileTest, ArchivesThatAreNone) {
   EXPECT_THAT(error({{"a/data.pkl", object}, {"a/data/0", data, 8}}), HasSubstr("compressed"));
   EXPECT_THAT(error({{"a/data.pkl", object}, {"a/data/0", data, 0, 1}}), HasSubstr("encrypted"));
   EXPECT_THAT(error({{"a/data.pkl", object}, {"a/data.pkl", object}}), HasSubstr("twice"));
-  for (const char* name : {"../x", "/x", "a/../../x", "a\\x", "a/./x", "a\nx"}) EXPECT_THAT(error({{name, "1"}}), HasSubstr("name")) << name;
+  for (const char* name : {"../x", "/x", "a/../../x", "a\\x", "a/./x", "a\nx"})
+    EXPECT_THAT(error({{name, "1"}}), HasSubstr("name")) << name;
   EXPECT_THAT(open_error(""), HasSubstr("neither"));
   EXPECT_THAT(open_error("<html>"), HasSubstr("neither"));
   EXPECT_THAT(open_error("PK\3\4"), HasSubstr("zip"));
@@ -183,17 +198,23 @@ class LegacyFile : public TorchFileTest {
  protected:
   std::string file(const std::string& object, const std::string& keys, const std::string& storages) {
     return p::whole(std::string("\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", 12)) + p::whole(p::integer(1001)) +
-           p::whole(p::dict({{"little_endian", little_ ? "\x88" : "\x89"}})) + p::whole(object) + p::whole(keys) + storages;
+           p::whole(p::dict({{"little_endian", little_ ? "\x88" : "\x89"}})) + p::whole(object) + p::whole(keys) +
+           storages;
   }
   std::string storage(std::int64_t elements, const std::string& part = "N") {
-    return p::tuple({p::text("storage"), p::global("torch", "FloatStorage"), p::text("k"), p::text("cpu"), p::integer(elements), part}) + "Q";
+    return p::tuple({p::text("storage"), p::global("torch", "FloatStorage"), p::text("k"), p::text("cpu"),
+                     p::integer(elements), part}) +
+           "Q";
   }
-  std::string part(std::int64_t first, std::int64_t count) { return p::tuple({p::text("v"), p::integer(first), p::integer(count)}); }
+  std::string part(std::int64_t first, std::int64_t count) {
+    return p::tuple({p::text("v"), p::integer(first), p::integer(count)});
+  }
   std::string error(const std::string& tensor, const std::string& keys, const std::string& storages) {
     return open_error(file(p::dict({{"w", tensor}}), keys, storages));
   }
   const std::string keys_ = "](" + p::text("k") + "e";
-  const std::string data_ = test::bytes_of(std::int64_t{3}) + test::bytes_of(1.0f) + test::bytes_of(2.0f) + test::bytes_of(3.0f);
+  const std::string data_ =
+      test::bytes_of(std::int64_t{3}) + test::bytes_of(1.0f) + test::bytes_of(2.0f) + test::bytes_of(3.0f);
   bool little_ = true;
 };
 
@@ -275,7 +296,8 @@ TEST_F(TorchFileGolden, DamagedFilesOpenOrSayWhyNot) {
   std::mt19937 random(1);
   for (const char* name : {"edge_proto4.bin", "edge_legacy_notzip.bin"}) {
     const std::string whole = read_file(edge_ / name);
-    for (size_t length = 0; length < whole.size(); length += 7) EXPECT_NE(open_error(whole.substr(0, length)), "") << length;
+    for (size_t length = 0; length < whole.size(); length += 7)
+      EXPECT_NE(open_error(whole.substr(0, length)), "") << length;
     for (int i = 0; i < 2000; ++i) {
       std::string changed = whole;
       for (int change = 0; change < 3; ++change) changed[random() % changed.size()] = static_cast<char>(random());
@@ -291,7 +313,8 @@ TEST_F(TorchFileGolden, CheckpointsEqualTheSafetensorsOnes) {
     const auto other = open_checkpoint(test::golden_dir() / "formats" / folder);
     ASSERT_EQ(other->specs().size(), base->specs().size()) << folder;
     EXPECT_EQ(other->bytes(), base->bytes());
-    for (const TensorSpec& spec : base->specs()) EXPECT_TRUE(other->tensor(spec.name).equal(base->tensor(spec.name))) << spec.name;
+    for (const TensorSpec& spec : base->specs())
+      EXPECT_TRUE(other->tensor(spec.name).equal(base->tensor(spec.name))) << spec.name;
   }
 }
 
@@ -299,9 +322,11 @@ TEST_F(TorchFileGolden, EveryModelOpens) {
   MIQ_REQUIRE_GOLDEN("models");
   int files = 0;
   for (const auto& entry : fs::recursive_directory_iterator(test::golden_dir() / "models")) {
-    if (entry.path().filename() != "pytorch_model.bin" && entry.path().filename() != "pytorch_model.bin.index.json") continue;
+    if (entry.path().filename() != "pytorch_model.bin" && entry.path().filename() != "pytorch_model.bin.index.json")
+      continue;
     const auto source = open_checkpoint(entry.path().parent_path());
-    for (const TensorSpec& spec : source->specs()) EXPECT_TRUE(at::isfinite(source->tensor(spec.name)).all().item<bool>()) << spec.name;
+    for (const TensorSpec& spec : source->specs())
+      EXPECT_TRUE(at::isfinite(source->tensor(spec.name)).all().item<bool>()) << spec.name;
     ++files;
   }
   EXPECT_GT(files, 4);

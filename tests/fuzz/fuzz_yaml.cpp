@@ -11,7 +11,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     try {
       miq::executor::read_job_config(miq::ConfigSource::from_text(shown, "shown"));
     } catch (const miq::Error& error) {
-      throw miq::Error(miq::ErrorKind::internal, std::string("what is shown cannot be read: ") + error.what() + "\n" + shown);
+      throw miq::Error(miq::ErrorKind::internal,
+                       std::string("what is shown cannot be read: ") + error.what() + "\n" + shown);
     }
   });
 }
