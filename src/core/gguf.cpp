@@ -193,6 +193,9 @@ std::string ggml_type_name(std::int32_t type) {
   return row != nullptr ? row->name : "type " + std::to_string(type);
 }
 
+bool ggml_is_plain(std::int32_t type) { return plain_type(type).has_value(); }
+at::ScalarType ggml_value_dtype(std::int32_t type) { return plain_type(type).value_or(at::kFloat); }
+
 std::optional<fs::path> find_gguf(const fs::path& path) {
   std::error_code problem;
   if (!fs::is_directory(path, problem)) {

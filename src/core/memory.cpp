@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <charconv>
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <limits>
@@ -36,6 +37,25 @@ std::int64_t cgroup_available() {
 }  // namespace
 
 std::int64_t anonymous_rss_bytes() { return proc_bytes("/proc/self/status", "RssAnon"); }
+
+AnonymousPeak::AnonymousPeak() : peak_(anonymous_rss_bytes()) {
+  thread_ = std::thread([this] {
+    std::unique_lock lock(mutex_);
+    while (!wake_.wait_for(lock, std::chrono::milliseconds(20), [this] { return done_; }))
+      peak_ = std::max<std::int64_t>(peak_, anonymous_rss_bytes());
+  });
+}
+
+AnonymousPeak::~AnonymousPeak() {
+  {
+    const std::lock_guard lock(mutex_);
+    done_ = true;
+  }
+  wake_.notify_all();
+  thread_.join();
+}
+
+std::int64_t AnonymousPeak::bytes() { return std::max<std::int64_t>(peak_, anonymous_rss_bytes()); }
 
 std::int64_t peak_rss_bytes() {
   if (const std::int64_t peak = proc_bytes("/proc/self/status", "VmHWM"); peak > 0) return peak;

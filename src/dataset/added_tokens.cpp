@@ -39,6 +39,12 @@ const AddedToken* AddedTokens::by_id(std::int64_t id) const {
   return found == index_of_id_.end() ? nullptr : &tokens_[found->second];
 }
 
+const AddedToken* AddedTokens::by_content(std::string_view content) const {
+  for (const AddedToken& token : tokens_)
+    if (token.content == content) return &token;
+  return nullptr;
+}
+
 std::vector<AddedTokens::Piece> AddedTokens::split(std::string_view text, bool normalized) const {
   std::vector<Piece> pieces;
   size_t plain_from = 0;

@@ -21,6 +21,7 @@ class AddedTokens {
   void add(AddedToken token);
   const std::vector<AddedToken>& all() const { return tokens_; }
   const AddedToken* by_id(std::int64_t id) const;
+  const AddedToken* by_content(std::string_view content) const;
 
   struct Piece {
     std::string_view text;

@@ -54,7 +54,8 @@ SpecialFrame make_frame(const Json& post_processor, const std::string& where) {
     }
     const std::string name = text_member(member(item, "SpecialToken", where), "id", where);
     for (const Json& id : member(member(specials, name.c_str(), where), "ids", where)) {
-      if (!id.is_number_integer()) malformed("a template's id is not a number", where);
+      if (!id.is_number_integer() || id.get<std::int64_t>() < 0 || id.get<std::int64_t>() > INT32_MAX)
+        malformed("a template's id is not a token id", where);
       (behind ? frame.after : frame.before).push_back(id.get<std::int64_t>());
     }
   }

@@ -7,6 +7,7 @@
 
 #include "miq/core/error.h"
 #include "regex.h"
+#include "split_patterns.h"
 #include "utf8.h"
 
 namespace miq::dataset {
@@ -125,20 +126,15 @@ PreTokenizer make_digits(bool individual) {
 }
 
 PreTokenizer make_byte_level(const Json& description, const std::string& where) {
-  static const char* const kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
   PreTokenizer split;
   if (flag_member(description, "use_regex", true))
-    split = make_split([regex = Regex(kGpt2, where)](std::string_view t) { return regex.matches(t); }, "Isolated", where);
+    split = make_split([regex = Regex(kSplitGpt2, where)](std::string_view t) { return regex.matches(t); }, "Isolated", where);
   return [split, prefix = flag_member(description, "add_prefix_space", true)](std::vector<std::string> pieces, bool at_start) {
     if (prefix)
       for (std::string& piece : pieces)
         if (!piece.empty() && piece[0] != ' ') piece.insert(0, 1, ' ');
     if (split) pieces = split(std::move(pieces), at_start);
-    for (std::string& piece : pieces) {
-      std::string mapped;
-      for (const char c : piece) mapped += byte_characters()[static_cast<unsigned char>(c)];
-      piece = std::move(mapped);
-    }
+    for (std::string& piece : pieces) piece = byte_level_text(piece);
     return pieces;
   };
 }
@@ -232,6 +228,12 @@ std::vector<std::string> strip(std::vector<std::string> tokens, const std::strin
 }
 
 }  // namespace
+
+std::string byte_level_text(std::string_view bytes) {
+  std::string mapped;
+  for (const char c : bytes) mapped += byte_characters()[static_cast<unsigned char>(c)];
+  return mapped;
+}
 
 Normalizer make_normalizer(const Json& description, const std::string& where) {
   if (description.is_null()) return [](const std::string& text) { return text; };

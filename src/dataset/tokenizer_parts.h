@@ -4,6 +4,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bpe.h"
@@ -29,6 +30,9 @@ struct SpecialFrame {
 SpecialFrame make_frame(const nlohmann::json& post_processor, const std::string& where);
 
 BpeModel make_bpe(const nlohmann::json& model, const std::string& where);
+
+/// Bytes as GPT-2's printable characters, one each: the alphabet of byte-level vocabularies.
+std::string byte_level_text(std::string_view bytes);
 
 /// Error{io} for a description that is not well-formed; Error{unsupported} for a component by name.
 [[noreturn]] void malformed(const std::string& what, const std::string& where);

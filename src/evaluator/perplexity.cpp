@@ -10,9 +10,17 @@ namespace miq::evaluator {
 namespace {
 
 // Tokens that go through a block at once: enough for full matrix speed, small beside a model.
-constexpr std::int64_t kBatchTokens = 8192;
+std::int64_t batch_tokens(const model::LanguageModel& model) {
+  constexpr std::int64_t kUsual = 8192;
+  const model::Architecture& a = model.architecture();
+  const std::int64_t token_bytes = (3 * a.intermediate_size + 6 * a.hidden_size) * 4;
+  return model.memory_budget() > 0 ? std::clamp<std::int64_t>(model.memory_budget() / 8 / token_bytes, 1, kUsual) : kUsual;
+}
 // Residual streams of windows that go through the blocks together.
-constexpr std::int64_t kHiddenBytes = std::int64_t{1} << 30;
+std::int64_t hidden_bytes(const model::LanguageModel& model) {
+  constexpr std::int64_t kUsual = std::int64_t{1} << 30;
+  return model.memory_budget() > 0 ? std::min(kUsual, model.memory_budget() / 4) : kUsual;
+}
 // Rows of logits made at once.
 constexpr std::int64_t kLogitRows = 512;
 
@@ -57,7 +65,7 @@ std::vector<double> mean_losses(model::LanguageModel& model, const at::Tensor& i
   std::vector<Batch> batches;
   std::int64_t longest = 0;
   for (size_t w = 0; w < windows.size();) {
-    const auto per_batch = static_cast<size_t>(std::max<std::int64_t>(1, kBatchTokens / windows[w].length));
+    const auto per_batch = static_cast<size_t>(std::max<std::int64_t>(1, batch_tokens(model) / windows[w].length));
     Batch batch{w, w, {}};
     std::vector<at::Tensor> rows;
     for (; batch.end < windows.size() && batch.end - w < per_batch && windows[batch.end].length == windows[w].length; ++batch.end)
@@ -93,9 +101,9 @@ Perplexity perplexity(model::LanguageModel& model, const at::Tensor& ids, const 
   if (windows.empty())
     throw Error(ErrorKind::config, "the corpus has " + std::to_string(ids.size(0)) + " tokens, not one window of " + std::to_string(config.seqlen),
                 "evaluation.perplexity (" + config.corpus + " " + config.split + ")", "lower seqlen");
-  // As many windows at a time as their residual streams fit into kHiddenBytes.
+  // As many windows at a time as their residual streams fit into hidden_bytes().
   const std::int64_t window_bytes = config.seqlen * model.architecture().hidden_size * 4;
-  const auto group = static_cast<size_t>(std::max<std::int64_t>(1, kHiddenBytes / window_bytes));
+  const auto group = static_cast<size_t>(std::max<std::int64_t>(1, hidden_bytes(model) / window_bytes));
   const auto groups = static_cast<std::int64_t>((windows.size() + group - 1) / group);
   Progress progress("perplexity " + config.corpus, groups * (model.architecture().num_layers + 1), "block");
   Perplexity result;

@@ -29,7 +29,12 @@ at::Tensor straight_through(const at::Tensor& x, const at::Tensor& value) { retu
 class Differentiable {
  public:
   Differentiable(const model::Block& block, const model::Architecture& a, const std::vector<TrainedLinear>& linears, const model::RopeTable& rope)
-      : block_(block), a_(a), cos_(rope.cos_PD().clone()), sin_(rope.sin_PD().clone()) {
+      : block_(block), a_(a), interleaved_(rope.interleaved()) {
+    if (rope.cos_PD().defined()) {
+      cos_ = rope.cos_PD().clone();
+      sin_ = rope.sin_PD().clone();
+    }
+    if (rope.alibi_slopes_N().defined()) slopes_ = rope.alibi_slopes_N().clone();
     for (const TrainedLinear& entry : linears) recipes_[entry.linear->name] = entry.recipe;
   }
 
@@ -47,31 +52,56 @@ class Differentiable {
       return l.bias_O.defined() ? y + l.bias_O.to(at::kFloat).clone() : y;
     };
     const at::Tensor x = norm(hidden, block_.input_norm_H);
-    const at::Tensor context = attend(heads(linear(block_.q, x), a_.num_heads, block_.q_norm_D), heads(linear(block_.k, x), a_.num_kv_heads, block_.k_norm_D),
-                                      heads(linear(block_.v, x), a_.num_kv_heads, {}));
-    const at::Tensor middle = hidden + linear(block_.o, context);
+    const std::int64_t q = a_.q_size(), kv = a_.kv_size();
+    std::vector<at::Tensor> qkv;
+    if (block_.qkv.exists()) qkv = linear(block_.qkv, x).split_with_sizes({q, kv, kv}, -1);
+    else qkv = {linear(block_.q, x), linear(block_.k, x), linear(block_.v, x)};
+    const at::Tensor context = attend(heads(qkv[0], a_.num_heads, block_.q_norm_D), heads(qkv[1], a_.num_kv_heads, block_.k_norm_D), heads(qkv[2], a_.num_kv_heads, {}));
+    const at::Tensor middle = hidden + out_norm(linear(block_.o, context), block_.attention_out_norm_H);
     const at::Tensor y = norm(middle, block_.post_attention_norm_H);
-    return middle + linear(block_.down, at::silu(linear(block_.gate, y)) * linear(block_.up, y));
+    const auto run = [&](const model::Mlp& mlp, const at::Tensor& input) {
+      if (!mlp.gate_up.exists()) return linear(mlp.down, at::silu(linear(mlp.gate, input)) * linear(mlp.up, input));
+      const auto both = linear(mlp.gate_up, input).chunk(2, -1);
+      return linear(mlp.down, at::silu(both[0]) * both[1]);
+    };
+    if (!block_.router_EH.defined()) return middle + out_norm(run(block_.mlps.front(), y), block_.mlp_out_norm_H);
+    const at::Tensor rows = y.reshape({-1, y.size(-1)});
+    // Which expert a token goes to is not trained.
+    const model::Routing routing = model::route(rows.detach(), block_.router_EH.clone(), a_.experts);
+    at::Tensor sum = at::zeros_like(rows);
+    for (size_t e = 0; e < block_.mlps.size(); ++e)
+      if (routing.tokens[e].numel() > 0)
+        sum = sum.index_add(0, routing.tokens[e], run(block_.mlps[e], rows.index_select(0, routing.tokens[e])) * routing.weights[e].unsqueeze(1));
+    return middle + out_norm(sum.view(y.sizes()), block_.mlp_out_norm_H);
   }
 
  private:
   at::Tensor norm(const at::Tensor& x, const at::Tensor& weight) const {
     return x * (x.square().mean(-1, true) + a_.rms_norm_eps).rsqrt() * weight.clone();
   }
+  at::Tensor out_norm(const at::Tensor& y, const at::Tensor& weight) const { return weight.defined() ? norm(y, weight) : y; }
   at::Tensor heads(const at::Tensor& x, std::int64_t count, const at::Tensor& norm_D) const {
-    at::Tensor split = x.view({x.size(0), x.size(1), count, a_.head_dim});
+    at::Tensor split = x.reshape({x.size(0), x.size(1), count, a_.head_dim});
     if (norm_D.defined()) split = norm(split, norm_D);
     return split.transpose(1, 2);
   }
   at::Tensor rotate(const at::Tensor& x) const {
-    const std::int64_t half = a_.head_dim / 2, tokens = x.size(2);
-    const at::Tensor first = x.narrow(3, 0, half), second = x.narrow(3, half, half), cos = cos_.narrow(0, 0, tokens), sin = sin_.narrow(0, 0, tokens);
-    return at::cat({first * cos - second * sin, second * cos + first * sin}, 3);
+    if (!cos_.defined()) return x;
+    const std::int64_t half = cos_.size(1), tokens = x.size(2);
+    const at::Tensor cos = cos_.narrow(0, 0, tokens), sin = sin_.narrow(0, 0, tokens), turned = x.narrow(3, 0, 2 * half);
+    const auto pairs = interleaved_ ? turned.unflatten(3, {half, 2}).unbind(4) : turned.chunk(2, 3);
+    const at::Tensor first = pairs[0] * cos - pairs[1] * sin, second = pairs[1] * cos + pairs[0] * sin;
+    const at::Tensor back = interleaved_ ? at::stack({first, second}, 4).flatten(3) : at::cat({first, second}, 3);
+    return at::cat({back, x.narrow(3, 2 * half, x.size(3) - 2 * half)}, 3);
   }
   at::Tensor attend(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value) const {
     const std::int64_t repeats = a_.num_heads / a_.num_kv_heads, tokens = query.size(2);
     const at::Tensor k = rotate(key).repeat_interleave(repeats, 1), v = value.repeat_interleave(repeats, 1);
     at::Tensor scores = at::matmul(rotate(query), k.transpose(2, 3)) / std::sqrt(static_cast<double>(a_.head_dim));
+    if (slopes_.defined()) {
+      const at::Tensor at = at::arange(tokens, at::kFloat);
+      scores = scores + slopes_.view({-1, 1, 1}) * (at.unsqueeze(0) - at.unsqueeze(1));
+    }
     at::Tensor blocked = at::ones({tokens, tokens}, at::kBool).triu(1);
     const std::int64_t window = a_.sliding_window.empty() ? 0 : a_.sliding_window[static_cast<size_t>(block_.layer())];
     if (window > 0) blocked = blocked.logical_or(at::ones({tokens, tokens}, at::kBool).tril(-window));
@@ -81,7 +111,8 @@ class Differentiable {
 
   const model::Block& block_;
   const model::Architecture& a_;
-  at::Tensor cos_, sin_;
+  bool interleaved_;
+  at::Tensor cos_, sin_, slopes_;
   std::map<std::string, const quantizer::LayerRecipe*> recipes_;
 };
 

@@ -16,6 +16,7 @@
 #include "miq/core/text.h"
 #include "miq/dataset/tokenizer.h"
 #include "allocation.h"
+#include "cost.h"
 #include "miq/executor/pipeline.h"
 #include "miq/format/dequantized.h"
 
@@ -36,9 +37,9 @@ at::ScalarType calibration_dtype(const JobConfig& config, const model::LanguageM
 }
 
 struct Job {
-  Job(const JobConfig& c, JobMode m) : config(c), mode(m) {}
+  Job(const JobConfig& c, JobMode m) : config(resolved(c)), mode(m) {}
 
-  const JobConfig& config;
+  JobConfig config;
   JobMode mode;
   std::optional<model::LanguageModel> model;
   std::unique_ptr<dataset::Tokenizer> tokenizer;
@@ -57,10 +58,15 @@ struct Job {
     return *tokenizer;
   }
 
+  void open_model(const std::string& path) {
+    const at::Device device = parse_device(config.device);
+    model = model::LanguageModel::open(path, config.model.architecture, at::kFloat, device);
+    model->set_compute_dtype(model::resolve_compute_dtype(config.model.dtype, model->architecture(), device));
+    model->set_memory_budget(config.pipeline.memory);
+  }
+
   // Opens everything the job will need, so that what is missing is told before the work.
   void prepare() {
-    if (config.model.path.empty())
-      throw Error(ErrorKind::config, "no model", "model.path", "set model.path in the configuration, or give --model PATH");
     if (writes()) {
       std::error_code problem;
       fs::create_directories(config.output, problem);
@@ -72,18 +78,48 @@ struct Job {
     std::error_code differs;
     if (config.export_ && quantizes() && fs::equivalent(config.model.path, fs::path(config.output) / "model", differs))
       throw Error(ErrorKind::config, "the export would replace the model it is made from", config.model.path, "choose another output");
-    const at::Device device = parse_device(config.device);
-    model = model::LanguageModel::open(config.model.path, config.model.architecture, at::kFloat, device);
-    model->set_compute_dtype(model::resolve_compute_dtype(config.model.dtype, model->architecture(), device));
+    open_model(config.model.path);
+    const at::Device device = model->device();
     log_info(config.model.path + ": " + model->architecture().family + ", " + std::to_string(model->num_parameters()) + " parameters, " +
              format_bytes(model->source().bytes()) + "; " + describe(device) + ", " + dtype_name(model->compute_dtype()));
     if (quantizes()) {
       plan = make_plan(*model, config.recipe);
       if (needs_calibration(plan, config.recipe)) read_calibration();
+      check_memory();
     }
     if (evaluates())
       for (const evaluator::PerplexityConfig& item : config.evaluation.perplexity)
         streams.push_back(dataset::tokenize(dataset::load_corpus(item.corpus, item.split, config.data_dir), need_tokenizer()));
+  }
+
+  // The budget is a promise: what will not keep it is refused before the work.
+  void check_memory() const {
+    if (config.pipeline.memory == 0) return;
+    std::int64_t tokens = 0;
+    for (const at::Tensor& batch : calibration_ids) tokens += batch.numel();
+    const auto element = static_cast<std::int64_t>(c10::elementSize(calibration_dtype(config, *model)));
+    const Memory memory = expected_memory(*model, plan, config.pipeline, element, tokens);
+    if (memory.total() <= config.pipeline.memory) return;
+    const bool disk_helps = config.pipeline.offload != Offload::disk && memory.total() - memory.hidden <= config.pipeline.memory;
+    throw Error(ErrorKind::config, "quantizing takes about " + format_bytes(memory.total()) + " of memory, more than the " + format_bytes(config.pipeline.memory) + " it may",
+                "pipeline.memory", disk_helps ? "let hidden states (" + format_bytes(memory.hidden) + ") rest on disk: pipeline.offload: disk"
+                                              : "raise it; miq plan --json tells what takes how much (total.memory)");
+  }
+
+  // Whether the quantized model, a byte a code, may stay in memory for its evaluation; else it is scored from
+  // what was written.
+  bool keeps_blocks() const {
+    if (!evaluates() || streams.empty()) return false;
+    std::int64_t codes = 0;
+    bool activations = false;
+    for (const PlannedLinear& planned : plan) {
+      codes += planned.out_features * planned.in_features;
+      activations = activations || planned.choice.layer->activation.enabled();
+    }
+    if (config.pipeline.memory == 0 || codes <= config.pipeline.memory / 2) return true;
+    if (config.export_ && !activations) return false;
+    throw Error(ErrorKind::config, "the quantized model takes " + format_bytes(codes) + " of memory while it is scored, more than half of the " + format_bytes(config.pipeline.memory) + " that may be taken",
+                "pipeline.memory", activations ? "raise it: quantized activations are scored from memory" : "set export, and it is scored from what was written; or raise it");
   }
 
   // Of the residual stream, which is the whole model's.
@@ -120,6 +156,7 @@ struct Job {
 
   void quantize() {
     reset_peak_rss();
+    AnonymousPeak anonymous;
     const auto start = std::chrono::steady_clock::now();
     const double cpu_start = cpu_seconds();
     PipelineOptions options;
@@ -129,7 +166,8 @@ struct Job {
     options.rotation = rotation();
     options.distillation = config.recipe.distillation;
     options.strict = config.strict;
-    options.keep_blocks = evaluates() && !streams.empty();
+    options.keep_blocks = keeps_blocks();
+    options.folder = config.output;
     std::optional<StagedFolder> folder;
     std::optional<format::DequantizedWriter> writer;
     if (config.export_) {
@@ -138,7 +176,9 @@ struct Job {
       for (const PlannedLinear& planned : plan)
         if (!planned.choice.layer->keep_float) names.insert(planned.name);
       format::ModelChanges changes;
-      if (rotation().kind == quantizer::TransformKind::rotation && model->architecture().tie_word_embeddings) {
+      const bool rotated = rotation().kind == quantizer::TransformKind::rotation;
+      if (rotated && model->architecture().normalised_head) changes.config["norm_head"] = false;
+      if (rotated && model->architecture().tie_word_embeddings) {
         changes.extra.push_back({model->architecture().head + ".weight", model->head_VH().scalar_type(), model->head_VH().sizes().vec()});
         changes.config["tie_word_embeddings"] = false;
       }
@@ -152,8 +192,12 @@ struct Job {
       writer->finish();
       folder->commit();
     }
+    results["quantization"]["peak_anonymous_bytes"] = anonymous.bytes();
     tell_quantization(done, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), cpu_seconds() - cpu_start);
-    if (options.keep_blocks) model->replace_blocks(std::move(done.blocks));
+    if (options.keep_blocks)
+      model->replace_blocks(std::move(done.blocks));
+    else if (evaluates() && !streams.empty())
+      open_model((fs::path(config.output) / "model").string());
   }
 
   void tell_quantization(const PipelineResult& done, double seconds, double cpu) {
@@ -182,9 +226,11 @@ struct Job {
                         {"relative_error", layer.relative_error},
                         {"events", own}});
     }
+    const Json peak_anonymous = results["quantization"]["peak_anonymous_bytes"];
     results["quantization"] = {{"seconds", seconds},
                                {"cpu_seconds", cpu},
                                {"peak_rss_bytes", peak_rss_bytes()},
+                               {"peak_anonymous_bytes", peak_anonymous},
                                {"seconds_by_phase", done.seconds_by_phase},
                                {"calibration_dtype", dtype_name(calibration_dtype(config, *model))},
                                {"bits_per_weight", weights > 0 ? bits / weights : 0.0},

@@ -3,21 +3,22 @@
 #include <cstdlib>
 
 #include "miq/core/error.h"
+#include "miq/core/hub_cache.h"
 #include "recipe_config.h"
 
 namespace miq::executor {
 
 static void visit_fields(FieldVisitor& v, ModelConfig& config) {
-  v.text("path", config.path, "a Hugging Face folder: config.json, safetensors weights, tokenizer");
+  v.text("path", config.path, "a Hugging Face folder, a .gguf file, or an id in the local Hugging Face cache");
   v.text("dtype", config.dtype, "compute type: auto (the checkpoint's), float32, bfloat16, float16");
-  v.text("architecture", config.architecture, "auto, or a family's name");
+  v.text("architecture", config.architecture, "auto, a family's name, or a YAML description (docs/add-a-model.md)");
 }
 
 static void visit_fields(FieldVisitor& v, PipelineConfig& config) {
   v.choice<Order>("order", config.order, {{"stage", Order::stage}, {"block", Order::block}}, "stage: later stages of a block see earlier ones quantized");
   v.choice<Propagate>("propagate", config.propagate, {{"quantized", Propagate::quantized}, {"float", Propagate::floating}}, "what the next block is fed with");
-  v.choice<Offload>("offload", config.offload, {{"none", Offload::none}, {"cpu", Offload::cpu}}, "where hidden states rest between blocks");
-  v.bytes("memory", config.memory, "activations of one microbatch at most");
+  v.choice<Offload>("offload", config.offload, {{"none", Offload::none}, {"cpu", Offload::cpu}, {"disk", Offload::disk}}, "where hidden states rest between stages");
+  v.bytes("memory", config.memory, "what the program may take beside the page cache, for example 4GiB (docs/scaling.md)");
 }
 
 static void visit_fields(FieldVisitor& v, ExportConfig& config) {
@@ -128,6 +129,13 @@ static ConfigDumper dump(JobConfig config) {
   dumper.flag("baseline", config.evaluation.baseline, "also score the unquantized model");
   dumper.end();
   return dumper;
+}
+
+JobConfig resolved(JobConfig config) {
+  if (config.model.path.empty())
+    throw Error(ErrorKind::config, "no model", "model.path", "set model.path in the configuration, or give --model PATH");
+  config.model.path = resolve_model_path(config.model.path).string();
+  return config;
 }
 
 std::string to_yaml(const JobConfig& config) { return dump(config).yaml(); }

@@ -201,9 +201,7 @@ class Translator {
     native_["pipeline"]["order"] = flag(kwargs_, "layer_sequential", false) ? "stage" : "block";
     native_["pipeline"]["propagate"] = flag(kwargs_, "block_sequential", flag(kwargs_, "quant_out", false)) ? "quantized" : "float";
     const std::string offload = text(kwargs_, "offload", "none");
-    if (offload == "disk")
-      throw Error(ErrorKind::unsupported, "offload to disk is not in this version", source_.where("offload", kwargs_["offload"]), "use offload: cpu");
-    native_["pipeline"]["offload"] = offload == "cpu" && !native_["device"].Scalar().empty() && at::hasCUDA() ? "cpu" : "none";
+    native_["pipeline"]["offload"] = offload == "disk" ? "disk" : offload == "cpu" && !native_["device"].Scalar().empty() && at::hasCUDA() ? "cpu" : "none";
   }
 
   // Subjects and how many questions of each.

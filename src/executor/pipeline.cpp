@@ -8,6 +8,7 @@
 #include "miq/core/memory.h"
 #include "miq/core/progress.h"
 #include "miq/quantizer/statistics.h"
+#include "resting_place.h"
 #include "stage_solver.h"
 
 namespace miq::executor {
@@ -35,7 +36,8 @@ class Pipeline {
         plan_(plan),
         options_(options),
         rotation_(options.rotation.kind == quantizer::TransformKind::rotation ? std::make_unique<Rotation>(model.architecture(), options.rotation) : nullptr),
-        solver_(model, plan, rotation_.get(), [this](const LayerReport& layer) { report(layer); }) {
+        solver_(model, plan, rotation_.get(), [this](const LayerReport& layer) { report(layer); }),
+        resting_(options.config.offload, model.device(), options.folder) {
     for (const char* phase : {"read", "forward", "statistics", "solve", "write"}) result_.seconds_by_phase[phase] = 0;
     last_calibrated_ = last_calibrated_block();
   }
@@ -55,7 +57,7 @@ class Pipeline {
       }
       if (options_.distillation.steps > 0) distill(block);
       if (l > last_calibrated_)
-        for (std::int64_t s = 0; s < block.num_stages(); ++s) solve_stage(block, s, nullptr);
+        for (std::int64_t s = 0; s < block.num_stages(); ++s) solve_stage(block, s, statistics_for(block, s));
       else if (options_.config.order == Order::stage)
         quantize_by_stages(block);
       else
@@ -70,10 +72,10 @@ class Pipeline {
   // Blocks behind the last one that needs data are rounded without a forward pass.
   std::int64_t last_calibrated_block() const {
     if (options_.survey || options_.distillation.steps > 0) return model_.architecture().num_layers - 1;
-    const auto per_block = static_cast<std::int64_t>(plan_.size()) / model_.architecture().num_layers;
-    for (auto i = static_cast<std::int64_t>(plan_.size()) - 1; i >= 0; --i)
-      if (quantizer::statistics_needs(*plan_[static_cast<size_t>(i)].choice.layer).any()) return i / per_block;
-    return -1;
+    std::int64_t last = -1;
+    for (const PlannedLinear& planned : plan_)
+      if (quantizer::statistics_needs(*planned.choice.layer).any()) last = planned.layer;
+    return last;
   }
 
   void rotate_ends() {
@@ -89,31 +91,20 @@ class Pipeline {
   // Microbatches: as many samples as the activations of one stage leave room for.
   void embed_samples() {
     const PhaseTimer timer(result_.seconds_by_phase, "forward");
-    const model::Architecture& a = model_.architecture();
-    constexpr std::int64_t kAutoBytes = std::int64_t{128} << 20;
-    const std::int64_t budget = options_.config.memory > 0 ? options_.config.memory : std::min(kAutoBytes, available_memory_bytes() / 8);
     std::int64_t longest = 0;
     for (const at::Tensor& ids : options_.calibration_ids) {
-      const std::int64_t sample_bytes = ids.size(1) * (3 * a.intermediate_size + 6 * a.hidden_size) * 4;
-      const std::int64_t batch = std::clamp<std::int64_t>(budget / sample_bytes, 1, ids.size(0));
+      const std::int64_t sample_bytes = ids.size(1) * activation_bytes_per_token(model_.architecture());
+      const std::int64_t batch = std::clamp<std::int64_t>(microbatch_bytes(options_.config.memory) / sample_bytes, 1, ids.size(0));
       for (std::int64_t s = 0; s < ids.size(0); s += batch)
-        states_.push_back({rest(model_.embed(ids.narrow(0, s, std::min(batch, ids.size(0) - s)))), {}});
+        states_.push_back({rest(model_.embed(ids.narrow(0, s, std::min(batch, ids.size(0) - s)))), {}, {}});
       longest = std::max(longest, ids.size(1));
     }
     rope_ = &model_.rope(longest);
   }
 
-  // Hidden states between uses: on the device, or in the CPU's memory.
-  at::Tensor rest(const at::Tensor& t) const { return options_.config.offload == Offload::cpu ? t.cpu() : t; }
-  void wake(BlockState& state) const {
-    state.hidden_BTH = state.hidden_BTH.to(model_.device());
-    if (state.x.defined()) state.x = state.x.to(model_.device());
-  }
-  void put_to_rest(BlockState& state) const {
-    if (options_.config.offload != Offload::cpu) return;
-    state.hidden_BTH = state.hidden_BTH.cpu();
-    if (state.x.defined()) state.x = state.x.cpu();
-  }
+  at::Tensor rest(const at::Tensor& t) const { return resting_.rest(t); }
+  void wake(BlockState& state) const { resting_.wake(state); }
+  void put_to_rest(BlockState& state) const { resting_.rest(state); }
 
   Block read_block(std::int64_t layer) {
     const PhaseTimer timer(result_.seconds_by_phase, "read");
@@ -132,16 +123,20 @@ class Pipeline {
     const PhaseTimer timer(result_.seconds_by_phase, "forward");
     block.end_stage(stage, state, *rope_);
   }
-  void gather(quantizer::InputStatistics& statistics, const BlockState& state) {
+  void gather(const StageStatistics& statistics, const BlockState& state) {
     const PhaseTimer timer(result_.seconds_by_phase, "statistics");
-    statistics.add(state.x, state.x.size(0));
+    for (size_t g = 0; g < statistics.size(); ++g)
+      if (statistics[g]) statistics[g]->add(state.x[g], state.hidden_BTH.size(0));
   }
 
-  std::unique_ptr<quantizer::InputStatistics> statistics_for(Block& block, std::int64_t stage) const {
-    const std::vector<model::Linear*> linears = block.stage(stage);
-    const quantizer::StatisticsNeeds needs = solver_.needs(linears);
-    return needs.any() ? std::make_unique<quantizer::InputStatistics>(linears.front()->in_features, model_.device(), needs) : nullptr;
+  // One for each group, of what any linear of the stage needs: groups are merged where they share a transform.
+  StageStatistics make_statistics(Block& block, std::int64_t stage, const quantizer::StatisticsNeeds& needs) const {
+    StageStatistics statistics;
+    for (const auto& group : block.groups(stage))
+      statistics.push_back(needs.any() ? std::make_unique<quantizer::InputStatistics>(group.front()->in_features, model_.device(), needs) : nullptr);
+    return statistics;
   }
+  StageStatistics statistics_for(Block& block, std::int64_t stage) const { return make_statistics(block, stage, solver_.needs(block.stage(stage))); }
 
   at::Tensor forward_block(const Block& block, const at::Tensor& hidden) {
     const PhaseTimer timer(result_.seconds_by_phase, "forward");
@@ -153,14 +148,20 @@ class Pipeline {
     constexpr std::int64_t kTokens = 512;
     if (!solver_.wants_sample(block, stage)) return;
     ModuleSample& sample = samples_[stage];
+    const std::int64_t length = state.hidden_BTH.size(1);
     std::int64_t tokens = 0;
-    for (const BlockState& taken : sample.states) tokens += taken.x.size(0) * taken.x.size(1);
-    const std::int64_t wanted = std::min(state.x.size(0), (kTokens - tokens + state.x.size(1) - 1) / state.x.size(1));
+    for (const BlockState& taken : sample.states) tokens += taken.hidden_BTH.size(0) * length;
+    const std::int64_t wanted = std::min(state.hidden_BTH.size(0), (kTokens - tokens + length - 1) / length);
     if (tokens >= kTokens || wanted <= 0) return;
     sample.block = &block;
     sample.stage = stage;
     sample.rope = rope_;
-    sample.states.push_back({{}, state.x.narrow(0, 0, wanted).clone()});
+    BlockState taken{state.hidden_BTH.narrow(0, 0, wanted).clone(), {}, {}};
+    if (follows_norm(stage))
+      block.begin_stage(stage, taken, options_.compute_dtype);
+    else
+      for (const at::Tensor& x : state.x) taken.x.push_back(x.narrow(0, 0, x.dim() == 3 ? wanted : std::min(x.size(0), kTokens)).clone());
+    sample.states.push_back(std::move(taken));
   }
 
   // True sequential: every stage sees the stages before it quantized; one forward pass in all.
@@ -174,18 +175,18 @@ class Pipeline {
         wake(state);
         if (s > 0) end(block, s - 1, state);
         begin(block, s, state);
-        if (statistics) gather(*statistics, state);
+        gather(statistics, state);
         take_sample(block, s, state);
         put_to_rest(state);
       }
-      solve_stage(block, s, statistics.get());
+      solve_stage(block, s, statistics);
     }
     for (size_t i = 0; i < states_.size(); ++i) {
       wake(states_[i]);
       if (float_outputs.empty())
         end(block, block.num_stages() - 1, states_[i]);
       else
-        states_[i] = {float_outputs[i], {}};
+        states_[i] = {float_outputs[i], {}, {}};
       put_to_rest(states_[i]);
     }
   }
@@ -193,7 +194,7 @@ class Pipeline {
   // All statistics from one pass over the unquantized block; a second one where the next block is to
   // see the quantized output.
   void quantize_whole(Block& block) {
-    std::vector<std::unique_ptr<quantizer::InputStatistics>> statistics;
+    std::vector<StageStatistics> statistics;
     for (std::int64_t s = 0; s < block.num_stages(); ++s) statistics.push_back(statistics_for(block, s));
     const bool again = options_.config.propagate == Propagate::quantized;
     std::vector<at::Tensor> inputs;
@@ -202,35 +203,38 @@ class Pipeline {
       if (again) inputs.push_back(rest(state.hidden_BTH.clone()));
       for (std::int64_t s = 0; s < block.num_stages(); ++s) {
         begin(block, s, state);
-        if (statistics[static_cast<size_t>(s)]) gather(*statistics[static_cast<size_t>(s)], state);
+        gather(statistics[static_cast<size_t>(s)], state);
         take_sample(block, s, state);
         end(block, s, state);
       }
       put_to_rest(state);
     }
-    for (std::int64_t s = 0; s < block.num_stages(); ++s) solve_stage(block, s, statistics[static_cast<size_t>(s)].get());
-    for (size_t i = 0; i < inputs.size(); ++i) states_[i] = {forward_block(block, inputs[i]), {}};
+    for (std::int64_t s = 0; s < block.num_stages(); ++s) solve_stage(block, s, statistics[static_cast<size_t>(s)]);
+    for (size_t i = 0; i < inputs.size(); ++i) states_[i] = {forward_block(block, inputs[i]), {}, {}};
   }
 
   // Looks at all linears of the float block, and goes on with its float output.
   void survey_block(Block& block) {
-    std::vector<std::unique_ptr<quantizer::InputStatistics>> statistics;
-    for (std::int64_t s = 0; s < block.num_stages(); ++s)
-      statistics.push_back(std::make_unique<quantizer::InputStatistics>(block.stage(s).front()->in_features, model_.device(), quantizer::StatisticsNeeds{.hessian = true}));
+    std::vector<StageStatistics> statistics;
+    for (std::int64_t s = 0; s < block.num_stages(); ++s) statistics.push_back(make_statistics(block, s, {.hessian = true}));
     for (BlockState& state : states_) {
       wake(state);
       for (std::int64_t s = 0; s < block.num_stages(); ++s) {
         begin(block, s, state);
-        gather(*statistics[static_cast<size_t>(s)], state);
+        gather(statistics[static_cast<size_t>(s)], state);
         end(block, s, state);
       }
       put_to_rest(state);
     }
     const PhaseTimer timer(result_.seconds_by_phase, "solve");
     for (std::int64_t s = 0; s < block.num_stages(); ++s) {
-      quantizer::StageHessian hessian(statistics[static_cast<size_t>(s)]->hessian(), statistics[static_cast<size_t>(s)]->num_tokens());
-      for (model::Linear* linear : block.stage(s))
-        if (!solver_.recipe_of(*linear).keep_float) options_.survey(solver_.planned(*linear), solver_.float_weight(*linear), hessian);
+      const auto groups = block.groups(s);
+      for (size_t g = 0; g < groups.size(); ++g) {
+        const quantizer::InputStatistics& own = *statistics[static_cast<size_t>(s)][g];
+        quantizer::StageHessian hessian(own.hessian(), own.num_tokens());
+        for (model::Linear* linear : groups[g])
+          if (!solver_.recipe_of(*linear).keep_float) options_.survey(solver_.planned(*linear), solver_.float_weight(*linear), hessian);
+      }
     }
     model_.release_block(block.layer());
   }
@@ -249,7 +253,7 @@ class Pipeline {
   }
 
   // Rounds the linears of a stage and puts their values in place.
-  void solve_stage(Block& block, std::int64_t stage, const quantizer::InputStatistics* statistics) {
+  void solve_stage(Block& block, std::int64_t stage, const StageStatistics& statistics) {
     const PhaseTimer timer(result_.seconds_by_phase, "solve");
     const auto sample = samples_.find(stage);
     solver_.solve(block, stage, statistics, sample == samples_.end() ? nullptr : &sample->second,
@@ -278,6 +282,7 @@ class Pipeline {
   const PipelineOptions& options_;
   std::unique_ptr<Rotation> rotation_;
   StageSolver solver_;
+  RestingPlace resting_;
   std::int64_t last_calibrated_ = -1;
   std::vector<BlockState> states_;
   const model::RopeTable* rope_ = nullptr;
@@ -286,6 +291,16 @@ class Pipeline {
 };
 
 }  // namespace
+
+std::int64_t activation_bytes_per_token(const model::Architecture& a) {
+  const std::int64_t inner = a.experts.count > 0 ? std::max(a.intermediate_size, a.experts.per_token * a.experts.intermediate_size) : a.intermediate_size;
+  return (3 * inner + 6 * a.hidden_size) * 4;
+}
+
+std::int64_t microbatch_bytes(std::int64_t memory) {
+  constexpr std::int64_t kUsual = std::int64_t{128} << 20;
+  return memory > 0 ? std::min(kUsual, memory / 16) : std::min(kUsual, available_memory_bytes() / 8);
+}
 
 bool needs_calibration(const std::vector<PlannedLinear>& plan, const quantizer::Recipe& recipe) {
   return recipe.allocation.bits > 0 || recipe.distillation.steps > 0 || std::any_of(plan.begin(), plan.end(), [](const PlannedLinear& planned) {

@@ -1,10 +1,9 @@
 // What a job will do and cost, told beforehand: `miq plan`.
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
 
-#include <chrono>
 #include <set>
 
+#include "cost.h"
 #include "miq/core/device.h"
 #include "miq/core/dtype.h"
 #include "miq/core/error.h"
@@ -26,24 +25,30 @@ struct Planner {
   const JobConfig& config;
   const model::LanguageModel& model;
   const std::vector<PlannedLinear>& plan;
+  std::map<std::pair<std::int64_t, std::int64_t>, std::vector<const PlannedLinear*>> by_stage;  // (layer, stage)
+  std::map<std::string, const PlannedLinear*> by_name;
   Json conflicts = Json::array();
   std::set<std::string> told;
 
+  Planner(const JobConfig& c, const model::LanguageModel& m, const std::vector<PlannedLinear>& p) : config(c), model(m), plan(p) {
+    for (const PlannedLinear& planned : plan) {
+      by_stage[{planned.layer, planned.stage}].push_back(&planned);
+      by_name[planned.name] = &planned;
+    }
+  }
+
   const model::Architecture& a() const { return model.architecture(); }
-  std::int64_t per_block() const { return static_cast<std::int64_t>(plan.size()) / a().num_layers; }
 
   // Once for all layers of a kind: the first one is named, the others are counted by the reader.
   void conflict(const std::string& kind, const std::string& layer, const std::string& what, const std::string& fix) {
     if (told.insert(kind + what).second) conflicts.push_back({{"kind", kind}, {"layer", layer}, {"what", what}, {"fix", fix}});
   }
 
-  // The plan's linears of one stage of one block.
-  std::vector<const PlannedLinear*> stage(std::int64_t layer, std::int64_t index) const {
+  // The linears that share a transform with this one: of its stage behind a norm, else of its group.
+  std::vector<const PlannedLinear*> scale_group(const PlannedLinear& planned) const {
     std::vector<const PlannedLinear*> linears;
-    std::int64_t at = layer * per_block();
-    const auto stages = a().stages();
-    for (std::int64_t s = 0; s < index; ++s) at += static_cast<std::int64_t>(stages[static_cast<size_t>(s)].size());
-    for (size_t i = 0; i < stages[static_cast<size_t>(index)].size(); ++i) linears.push_back(&plan[static_cast<size_t>(at) + i]);
+    for (const PlannedLinear* other : by_stage.at({planned.layer, planned.stage}))
+      if (follows_norm(planned.stage) || other->group == planned.group) linears.push_back(other);
     return linears;
   }
 
@@ -53,17 +58,17 @@ struct Planner {
     return list;
   }
 
-  // Where the transform of a stage's input goes.
-  std::string place(std::int64_t layer, std::int64_t index, const LayerRecipe& recipe) const {
+  // Where the transform of a linear's input goes.
+  std::string place(model::Block& block, const PlannedLinear& planned) const {
+    const LayerRecipe& recipe = *planned.choice.layer;
+    const std::int64_t stage = planned.stage;
     if (recipe.keep_float || recipe.transform.kind == TransformKind::none) return "-";
     if (recipe.transform.kind == TransformKind::incoherence) return "online";
-    if (recipe.transform.kind == TransformKind::rotation) return recipe.transform.online && (index == kOut || index == kDown) ? "folded, Hadamard online" : "folded";
-    const FoldTarget target = fold_target(a(), index);
-    const LayerRecipe* before = nullptr;
-    if (target.linear != nullptr) before = index == kOut ? stage(layer, kQkv)[2]->choice.layer : stage(layer, kGateUp)[1]->choice.layer;
-    const bool folded = folds(recipes(stage(layer, index)), before);
-    if (recipe.transform.kind == TransformKind::smoothquant && !folded && !follows_norm(index)) return "left out";
-    return folded ? "folded into " + target.name : "online";
+    if (recipe.transform.kind == TransformKind::rotation) return recipe.transform.online && (stage == kOut || stage == kDown) ? "folded, Hadamard online" : "folded";
+    const FoldTarget target = fold_target(block, a(), stage, static_cast<size_t>(planned.group));
+    const bool folded = folds(recipes(scale_group(planned)), target.linear != nullptr ? by_name.at(target.linear->name)->choice.layer : nullptr);
+    if (recipe.transform.kind == TransformKind::smoothquant && !folded && !follows_norm(stage)) return "left out";
+    return folded ? "folded into " + target.name.substr(a().block_name(planned.layer).size()) : "online";
   }
 
   static double bits(const PlannedLinear& planned, const std::string& where) {
@@ -75,14 +80,14 @@ struct Planner {
     return value;
   }
 
-  void check_groups(const PlannedLinear& planned, std::int64_t index) {
+  void check_groups(const PlannedLinear& planned) {
     const LayerRecipe& recipe = *planned.choice.layer;
     if (recipe.keep_float || recipe.grid.granularity != Granularity::group) return;
     const std::int64_t group = recipe.grid.group_size, columns = planned.in_features, rows = planned.out_features;
     if (columns % group != 0)
       conflict("ragged_group", planned.name, "groups of " + std::to_string(group) + " do not divide " + std::to_string(columns) + " inputs: the last is shorter, which no served format can hold",
                "choose a group_size that divides " + std::to_string(columns) + ", or granularity: channel");
-    const bool by_rows = follows_norm(index);
+    const bool by_rows = follows_norm(planned.stage);
     for (const std::int64_t ranks : {2, 4, 8}) {
       if (by_rows && rows % ranks != 0)
         conflict("tensor_parallel", planned.name, std::to_string(rows) + " outputs cannot be split over " + std::to_string(ranks) + " ranks", "serve on fewer");
@@ -92,9 +97,8 @@ struct Planner {
     }
   }
 
-  // Servers fuse q,k,v and gate,up: one grid for all of them.
-  void check_fused(std::int64_t layer, std::int64_t index) {
-    const auto linears = stage(layer, index);
+  // Servers fuse q,k,v and gate,up, and the experts of a layer: one grid for all of them.
+  void check_fused(const std::vector<const PlannedLinear*>& linears) {
     for (const PlannedLinear* planned : linears) {
       const LayerRecipe &one = *linears.front()->choice.layer, &other = *planned->choice.layer;
       const bool same = one.keep_float == other.keep_float &&
@@ -110,6 +114,8 @@ struct Planner {
     if (a().tie_word_embeddings && rotated)
       conflict("tied_head", a().head, "the head shares the embedding, which a rotation parts: the checkpoint grows by " +
                                           format_bytes(model.embedding_VH().numel() * static_cast<std::int64_t>(model.embedding_VH().element_size())), "nothing to do if that is fine");
+    if (rotated && a().normalised_head && config.export_)
+      conflict("normalised_head", a().head, "the rotated head cannot be normalised any more: the export's config.json says norm_head: false, which servers ignore", "serve another method's export");
     if (a().tie_word_embeddings)
       for (const quantizer::Rule& rule : config.recipe.rules)
         if (rule.match == a().head || rule.match == "lm_head") conflict("tied_head", a().head, "the head shares the embedding's tensor and stays float in any case", "the rule can be left out");
@@ -134,47 +140,14 @@ struct Planner {
   }
 };
 
-// Operations a second of a product in this type, measured for a moment.
-double matrix_rate(at::ScalarType dtype, const at::Device& device) {
-  const at::Tensor x = at::randn({1024, 1024}, at::TensorOptions().device(device)).to(dtype);
-  double best = 0;
-  for (int i = 0; i < 6; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    at::linear(x, x).sum().item<float>();
-    best = std::max(best, 2 * 1024.0 * 1024 * 1024 / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  return best;
-}
-
-// Forward passes, statistics, factors and roundings at the measured rates.
-double expected_seconds(const Planner& p, std::int64_t tokens) {
-  const bool fast = has_fast_bfloat16(p.model.device());
-  const double forward_rate = matrix_rate(fast ? at::kBFloat16 : at::kFloat, p.model.device()), solve_rate = matrix_rate(at::kFloat, p.model.device());
-  double forward = 0, solve = 0;
-  for (const PlannedLinear& planned : p.plan) {
-    const LayerRecipe& recipe = *planned.choice.layer;
-    const double m = static_cast<double>(planned.out_features), n = static_cast<double>(planned.in_features);
-    const quantizer::StatisticsNeeds needs = quantizer::statistics_needs(recipe);
-    forward += 2 * static_cast<double>(tokens) * m * n * (recipe.transform.kind == TransformKind::awq ? 1.4 : 1);
-    if (needs.hessian) solve += m * n * n / 3 + n * n * n / 3;
-    if (needs.hessian) forward += static_cast<double>(tokens) * n * n / 2;
-    // Passes over the weight, at about 50 million weights a second and thread.
-    const double passes = recipe.keep_float ? 0 : recipe.range.kind == quantizer::RangeKind::mse ? 20 : recipe.rounding.kind == "hqq" ? 20 : recipe.rounding.kind == "spqr" ? 30 : 2;
-    solve += passes * m * n / (5e8 * at::get_num_threads()) * solve_rate;
-  }
-  return forward / forward_rate * 1.3 + solve / solve_rate + 1;
-}
-
 Json totals(const Planner& p, const Json& layers) {
   double bits = 0, weights = 0;
-  std::int64_t largest_block = 0, widest = 0, quantized_bytes = 0, float_bytes = 0;
+  std::int64_t quantized_bytes = 0, float_bytes = 0;
   std::set<std::string> linears;
   for (size_t i = 0; i < p.plan.size(); ++i) {
     const PlannedLinear& planned = p.plan[i];
     linears.insert(planned.name + ".weight");
     const auto count = static_cast<double>(planned.out_features * planned.in_features);
-    widest = std::max(widest, planned.in_features);
-    if (static_cast<std::int64_t>(i) < p.per_block()) largest_block += planned.out_features * planned.in_features;
     if (planned.choice.layer->keep_float) {
       float_bytes += static_cast<std::int64_t>(count * 2);
       continue;
@@ -188,42 +161,39 @@ Json totals(const Planner& p, const Json& layers) {
   for (const TensorSpec& spec : p.model.source().specs())
     if (!linears.count(spec.name)) others += c10::multiply_integers(spec.shape) * static_cast<std::int64_t>(c10::elementSize(spec.dtype));
   const std::int64_t tokens = p.calibration_tokens();
-  const model::Architecture& a = p.a();
-  // The program, a block in the compute type and one linear's working copies, statistics with their
-  // factor, hidden states, a microbatch.
-  constexpr std::int64_t kProgram = std::int64_t{300} << 20, kMicrobatch = std::int64_t{128} << 20;
-  std::int64_t memory = kProgram + largest_block * 6;
-  if (tokens > 0) memory += 3 * widest * widest * 4 + tokens * a.hidden_size * 4 + kMicrobatch;
+  const std::int64_t compute_bytes = has_fast_bfloat16(p.model.device()) ? 2 : 4;
+  const Memory memory = expected_memory(p.model, p.plan, p.config.pipeline, compute_bytes, tokens);
   return {{"bits_per_weight", p.config.recipe.allocation.bits > 0 ? p.config.recipe.allocation.bits : weights > 0 ? bits / weights : 0.0},
           {"quantized_bytes", quantized_bytes},
           {"model_bytes", quantized_bytes + float_bytes + others},
           {"original_bytes", p.model.source().bytes()},
           {"calibration_tokens", tokens},
-          {"memory_bytes", memory},
+          {"memory_bytes", memory.total()},
+          {"memory", {{"program", memory.program}, {"block", memory.block}, {"statistics", memory.statistics}, {"solve", memory.solve}, {"hidden", memory.hidden}, {"microbatch", memory.microbatch}}},
           {"disk_bytes", p.config.export_ ? p.model.source().bytes() : 0},
-          {"seconds", expected_seconds(p, tokens)}};
+          {"seconds", expected_seconds(p.model, p.plan, tokens)}};
 }
 
 }  // namespace
 
-Json describe_plan(const JobConfig& config) {
-  if (config.model.path.empty())
-    throw Error(ErrorKind::config, "no model", "model.path", "set model.path in the configuration, or give --model PATH");
+Json describe_plan(const JobConfig& given) {
+  const JobConfig config = resolved(given);
   const c10::InferenceMode inference;
   const model::LanguageModel model = model::LanguageModel::open(config.model.path, config.model.architecture, at::kFloat, parse_device(config.device));
   const std::vector<PlannedLinear> plan = make_plan(model, config.recipe);
-  Planner planner{config, model, plan, Json::array(), {}};
+  Planner planner(config, model, plan);
   planner.check_model();
   Json layers = Json::array();
-  const auto stages = model.architecture().stages();
-  for (std::int64_t l = 0; l < model.architecture().num_layers; ++l)
-    for (std::int64_t s = 0; s < static_cast<std::int64_t>(stages.size()); ++s) {
-      if (follows_norm(s)) planner.check_fused(l, s);
-      for (const PlannedLinear* planned : planner.stage(l, s)) {
-        planner.check_groups(*planned, s);
-        const LayerRecipe& recipe = *planned->choice.layer;
-        const std::string where = planner.place(l, s, recipe);
-        layers.push_back({{"name", planned->name},
+  std::optional<model::Block> block;
+  const auto architecture = std::make_shared<const model::Architecture>(model.architecture());
+  for (const auto& [place, linears] : planner.by_stage) {
+    if (!block || block->layer() != place.first) block.emplace(architecture, place.first);
+    planner.check_fused(linears);
+    for (const PlannedLinear* planned : linears) {
+      planner.check_groups(*planned);
+      const LayerRecipe& recipe = *planned->choice.layer;
+      const std::string where = planner.place(*block, *planned);
+      layers.push_back({{"name", planned->name},
                           {"shape", {planned->out_features, planned->in_features}},
                           {"rule", planned->choice.rule},
                           {"match", planned->choice.rule < 0 ? Json() : Json(config.recipe.rules[static_cast<size_t>(planned->choice.rule)].match)},

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "miq/core/error.h"
 #include "scale_group.h"
 
 namespace miq::executor {
@@ -22,9 +23,13 @@ Rotation::Rotation(const model::Architecture& architecture, const quantizer::Tra
 
 Rotation::Rotation(const model::Architecture& architecture, std::shared_ptr<const Orthogonal> residual, bool online)
     : a_(architecture), residual_(std::move(residual)) {
+  if (!a_.names.attention_out_norm.empty() || !a_.names.mlp_out_norm.empty())
+    throw Error(ErrorKind::unsupported, "the residual stream of the family " + a_.family + " cannot be rotated: norms stand between attention, MLP and their sum",
+                "transform", "use a method without rotation, for example gptq or quip");
   if (quantizer::has_hadamard(a_.head_dim)) head_ = quantizer::hadamard(a_.head_dim);
   if (!online) return;
-  down_ = quantizer::hadamard(a_.intermediate_size);
+  down_[a_.intermediate_size] = quantizer::hadamard(a_.intermediate_size);
+  if (a_.experts.count > 0) down_[a_.experts.intermediate_size] = quantizer::hadamard(a_.experts.intermediate_size);
   const std::int64_t k = quantizer::hadamard_order(a_.num_heads);
   if (head_ && k > 0) {  // the factor of a full Hadamard matrix over all heads that v cannot take
     const at::Tensor heads = quantizer::hadamard(a_.num_heads)->apply(at::eye(a_.num_heads)).t().contiguous();
@@ -37,8 +42,17 @@ at::Tensor Rotation::turn_heads(const at::Tensor& rows) const {
   return head_->apply(rows.unflatten(-1, {rows.size(-1) / a_.head_dim, a_.head_dim})).flatten(-2);
 }
 
-std::shared_ptr<const Orthogonal> Rotation::online_input(std::int64_t stage) const {
-  return stage == kOut ? across_heads_ : stage == kDown ? down_ : nullptr;
+at::Tensor Rotation::turn_rows(const at::Tensor& rows, std::int64_t first, std::int64_t count) const {
+  at::Tensor turned = rows.clone();
+  const at::Tensor part = rows.narrow(0, first, count);
+  turned.narrow(0, first, count).copy_(rows.dim() == 1 ? turn_heads(part) : turn_heads(part.t().contiguous()).t());
+  return turned;
+}
+
+std::shared_ptr<const Orthogonal> Rotation::online_input(std::int64_t stage, std::int64_t in_features) const {
+  if (stage == kOut) return across_heads_;
+  const auto found = down_.find(in_features);
+  return stage == kDown && found != down_.end() ? found->second : nullptr;
 }
 
 void Rotation::rotate_ends(model::LanguageModel& model) const {
@@ -56,7 +70,7 @@ void Rotation::rotate_ends(model::LanguageModel& model) const {
     }
     return out;
   };
-  model.replace_ends(rotate_rows(model.embedding_VH(), {}), at::ones_like(norm).to(dtype), rotate_rows(model.head_VH(), norm));
+  model.replace_ends(rotate_rows(model.embedding_VH(), {}), at::ones_like(norm).to(dtype), rotate_rows(model.function_head_VH(), norm));
 }
 
 std::map<std::string, at::Tensor> Rotation::rotate_block(model::Block& block) const {
@@ -68,9 +82,9 @@ std::map<std::string, at::Tensor> Rotation::rotate_block(model::Block& block) co
       at::Tensor bias = linear->bias_O.defined() ? linear->bias_O.to(at::kFloat) : at::Tensor();
       if (follows_norm(s)) {  // readers
         weight = residual_->apply(weight * (s == kQkv ? input_norm : mlp_norm));
-        if (linear == &block.v) {
-          weight = turn_heads(weight.t().contiguous()).t().contiguous();
-          if (bias.defined()) bias = turn_heads(bias);
+        if (const FoldTarget v = fold_target(block, a_, kOut, 0); linear == v.linear) {
+          weight = turn_rows(weight, v.first_row, v.rows);
+          if (bias.defined()) bias = turn_rows(bias, v.first_row, v.rows);
         }
       } else {  // writers
         if (s == kOut) weight = turn_heads(weight);
@@ -80,6 +94,7 @@ std::map<std::string, at::Tensor> Rotation::rotate_block(model::Block& block) co
       linear->weight_OI = weights[linear->name] = weight.contiguous();
       linear->bias_O = bias;
     }
+  if (block.router_EH.defined()) block.router_EH = residual_->apply(block.router_EH * mlp_norm);
   block.input_norm_H = at::ones_like(input_norm);
   block.post_attention_norm_H = at::ones_like(mlp_norm);
   return weights;

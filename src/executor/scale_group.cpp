@@ -8,12 +8,18 @@ using quantizer::Granularity;
 using quantizer::LayerRecipe;
 using quantizer::TransformKind;
 
-FoldTarget fold_target(const model::Architecture& a, std::int64_t stage) {
+FoldTarget fold_target(model::Block& block, const model::Architecture& a, std::int64_t stage, size_t group) {
+  const std::string prefix = a.block_name(block.layer());
+  const auto part_of = [](model::Linear& alone, model::Linear& fused, std::int64_t before, std::int64_t rows) {
+    model::Linear& linear = fused.exists() ? fused : alone;
+    return FoldTarget{nullptr, &linear, fused.exists() ? before : 0, rows, linear.name};
+  };
+  model::Mlp& mlp = block.mlps[stage == kDown ? group : 0];
   switch (stage) {
-    case kQkv: return {&model::Block::input_norm_H, nullptr, a.names.input_norm};
-    case kOut: return {nullptr, &model::Block::v, a.names.v};
-    case kGateUp: return {&model::Block::post_attention_norm_H, nullptr, a.names.post_attention_norm};
-    default: return {nullptr, &model::Block::up, a.names.up};
+    case kQkv: return {&model::Block::input_norm_H, nullptr, 0, 0, prefix + a.names.input_norm};
+    case kOut: return part_of(block.v, block.qkv, a.q_size() + a.kv_size(), a.kv_size());
+    case kGateUp: return {&model::Block::post_attention_norm_H, nullptr, 0, 0, prefix + a.names.post_attention_norm};
+    default: return part_of(mlp.up, mlp.gate_up, mlp.down.in_features, mlp.down.in_features);
   }
 }
 
@@ -44,13 +50,15 @@ at::Tensor representable_divisor(const at::Tensor& divisor_I, const at::Tensor& 
   return at::where(usable, exact, at::ones_like(exact));
 }
 
-void divide_rows(quantizer::QuantizedLinear& before, model::Linear& linear, const at::Tensor& divisor_O) {
+void divide_rows(quantizer::QuantizedLinear& before, const FoldTarget& target, const at::Tensor& divisor) {
+  at::Tensor divisor_O = at::ones({before.out_features()});
+  divisor_O.narrow(0, target.first_row, target.rows).copy_(divisor);
   before.params.scales_OG = before.params.scales_OG / divisor_O.unsqueeze(1);
   if (before.outliers.defined()) {
     const at::Tensor counts = before.outliers.row_offsets.diff().to(at::kLong);
     before.outliers.values = before.outliers.values / divisor_O.repeat_interleave(counts);
   }
-  if (linear.bias_O.defined()) linear.bias_O = linear.bias_O.to(at::kFloat) / divisor_O;
+  if (target.linear->bias_O.defined()) target.linear->bias_O = target.linear->bias_O.to(at::kFloat) / divisor_O;
 }
 
 at::Tensor rows_of_v(const at::Tensor& divisor_I, const model::Architecture& a) {

@@ -14,22 +14,23 @@
 
 namespace miq::executor {
 
-/// The stages of a block, in order.
-enum StageIndex : std::int64_t { kQkv, kOut, kGateUp, kDown };
-
-/// Whether the stage reads a norm (q,k,v; gate,up). Between it and the next lies what is not linear.
-inline bool follows_norm(std::int64_t stage) { return stage == kQkv || stage == kGateUp; }
+using model::kDown;
+using model::kGateUp;
+using model::kOut;
+using model::kQkv;
+using model::follows_norm;
 
 using QuantizedLinears = std::map<std::string, std::shared_ptr<quantizer::QuantizedLinear>>;
 
-/// What a divisor of the stage's input can be folded into: the norm before it (stages 0 and 2), v (1),
-/// up (3).
+/// What a divisor of a group's input can be folded into: the norm before it (kQkv, kGateUp, which all
+/// groups share with the router), or rows of v (kOut) and of up (kDown).
 struct FoldTarget {
   at::Tensor model::Block::*norm = nullptr;
-  model::Linear model::Block::*linear = nullptr;
-  std::string name;  ///< "input_layernorm", "v_proj", for people
+  model::Linear* linear = nullptr;
+  std::int64_t first_row = 0, rows = 0;  ///< of `linear`
+  std::string name;                      ///< the tensor or linear, whole
 };
-FoldTarget fold_target(const model::Architecture& architecture, std::int64_t stage);
+FoldTarget fold_target(model::Block& block, const model::Architecture& architecture, std::int64_t stage, size_t group);
 
 /// Whether rows of a linear quantized so can be divided exactly: by its scales.
 bool rows_can_be_divided(const quantizer::LayerRecipe& layer);
@@ -46,8 +47,9 @@ at::Tensor tie_over_heads(const at::Tensor& divisor_I, const model::Architecture
 /// none. So folding loses nothing when the norm is stored.
 at::Tensor representable_divisor(const at::Tensor& divisor_I, const at::Tensor& norm_H, at::ScalarType dtype);
 
-/// Divides rows of `before` (scales, outliers, bias) by the divisor of what reads it.
-void divide_rows(quantizer::QuantizedLinear& before, model::Linear& linear, const at::Tensor& divisor_O);
+/// Divides the target's rows of a quantized linear (scales, outliers, bias) by the divisor [rows] of what
+/// reads them.
+void divide_rows(quantizer::QuantizedLinear& before, const FoldTarget& target, const at::Tensor& divisor);
 
 /// Of stage 1's divisor [heads * head_dim], the part that each row of v takes.
 at::Tensor rows_of_v(const at::Tensor& divisor_I, const model::Architecture& architecture);

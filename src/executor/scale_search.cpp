@@ -18,13 +18,15 @@ at::Tensor quantized_at(const ScaledLinear& member, const at::Tensor& scales) {
   return scaled_rounding_error(member.weight_OI, scales, member.grid).add_(member.weight_OI);
 }
 
+// What attention or MLP adds to the residual.
 std::vector<at::Tensor> module_outputs(const ModuleSample& module) {
   std::vector<at::Tensor> outputs;
-  const model::Linear& last = module.stage == kQkv ? module.block->o : module.block->down;
   for (const model::BlockState& sample : module.states) {
     model::BlockState state = sample;
+    state.hidden_BTH = at::zeros_like(sample.hidden_BTH);
     module.block->end_stage(module.stage, state, *module.rope);
-    outputs.push_back(last.forward(state.x).to(at::kFloat));
+    module.block->end_stage(module.stage + 1, state, *module.rope);
+    outputs.push_back(state.hidden_BTH);
   }
   return outputs;
 }
@@ -74,24 +76,25 @@ std::vector<double> module_losses(std::vector<ScaledLinear>& group, const std::v
 }
 
 at::Tensor search_smoothquant_scales(std::vector<ScaledLinear>& group, const at::Tensor& max_abs_I, const quantizer::Activation& activation,
-                                     const at::Tensor& x, const std::function<at::Tensor(const at::Tensor&)>& prepare) {
+                                     const ModuleSample& sample, const std::function<at::Tensor(const at::Tensor&)>& prepare) {
   std::vector<at::Tensor> weights, candidates = {at::ones_like(max_abs_I)};
   for (const ScaledLinear& member : group) weights.push_back(member.weight_OI);
   for (int tenths = 3; tenths <= 9; ++tenths) candidates.push_back(prepare(quantizer::smoothquant_scales(max_abs_I, weights, tenths / 10.0)));
-  const bool fast = has_fast_bfloat16(x.device());
+  const bool fast = has_fast_bfloat16(max_abs_I.device());
   const auto product = [&](const at::Tensor& input, const at::Tensor& weight) {
     return fast ? at::linear(input.to(at::kBFloat16), weight.to(at::kBFloat16)).to(at::kFloat) : at::linear(input, weight);
   };
   // With dx and dW the errors of both, the output is off by dx W^T + (x + dx) dW^T: small products of
   // small numbers, which bfloat16 does not drown.
-  const at::Tensor input = x.to(at::kFloat);
   std::vector<double> losses;
   quantizer::Activation dynamic = activation;
   if (!activation.dynamic) dynamic.dynamic = true;
   for (const at::Tensor& scales : candidates) {
-    const at::Tensor quantized = fake_quantize(input / scales, dynamic, {}).mul_(scales), change = quantized - input;
     double loss = 0;
     for (const ScaledLinear& member : group) {
+      const at::Tensor input = sample.states.front().x[member.group].to(at::kFloat);
+      if (input.numel() == 0) continue;
+      const at::Tensor quantized = fake_quantize(input / scales, dynamic, {}).mul_(scales), change = quantized - input;
       const at::Tensor error = product(change, member.weight_OI) + product(quantized, scaled_rounding_error(member.weight_OI, scales, member.grid));
       loss += error.square().sum(at::kDouble).item<double>();
     }
@@ -100,19 +103,31 @@ at::Tensor search_smoothquant_scales(std::vector<ScaledLinear>& group, const at:
   return candidates[least(losses)];
 }
 
-at::Tensor search_awq_scales(const quantizer::Transform& transform, std::vector<ScaledLinear>& group, const at::Tensor& hessian_II,
+at::Tensor search_awq_scales(const quantizer::Transform& transform, std::vector<ScaledLinear>& group, const std::vector<at::Tensor>& hessians,
                              const at::Tensor& mean_abs_I, const std::function<at::Tensor(const at::Tensor&)>& prepare,
                              const ModuleSample* module) {
   std::vector<at::Tensor> weights, scales;
-  std::vector<quantizer::Grid> grids;
-  for (const ScaledLinear& member : group) {
-    weights.push_back(member.weight_OI);
-    grids.push_back(member.grid);
-  }
-  const at::Tensor weight_mean = transform.duo_scaling == quantizer::DuoScaling::none ? at::Tensor() : awq_weight_mean(weights, grids.front());
+  for (const ScaledLinear& member : group) weights.push_back(member.weight_OI);
+  const at::Tensor weight_mean = transform.duo_scaling == quantizer::DuoScaling::none ? at::Tensor() : awq_weight_mean(weights, group.front().grid);
   for (const quantizer::ScaleCandidate& candidate : awq_candidates(transform)) scales.push_back(prepare(awq_scales(mean_abs_I, weight_mean, candidate)));
-  const at::Tensor hessian = has_fast_bfloat16(hessian_II.device()) ? hessian_II.to(at::kBFloat16) : hessian_II;
-  const size_t best = least_by_hessian(scales, [&](const std::vector<at::Tensor>& some) { return awq_losses(weights, hessian, some, grids, transform.search_rows); });
+  const auto losses_of = [&](const std::vector<at::Tensor>& some) {
+    std::vector<double> sum(some.size(), 0);
+    for (size_t g = 0; g < hessians.size(); ++g) {
+      std::vector<at::Tensor> own;
+      std::vector<quantizer::Grid> grids;
+      for (const ScaledLinear& member : group)
+        if (member.group == g) {
+          own.push_back(member.weight_OI);
+          grids.push_back(member.grid);
+        }
+      if (own.empty() || !hessians[g].defined()) continue;
+      const at::Tensor hessian = has_fast_bfloat16(hessians[g].device()) ? hessians[g].to(at::kBFloat16) : hessians[g];
+      const std::vector<double> losses = awq_losses(own, hessian, some, grids, transform.search_rows);
+      for (size_t i = 0; i < losses.size(); ++i) sum[i] += losses[i];
+    }
+    return sum;
+  };
+  const size_t best = least_by_hessian(scales, losses_of);
   if (module == nullptr) return scales[best];
   // The proxy's best, two on each side, and no scaling.
   std::set<size_t> near = {0};

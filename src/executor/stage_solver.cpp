@@ -31,9 +31,9 @@ StageSolver::StageSolver(const model::LanguageModel& model, const std::vector<Pl
   for (const PlannedLinear& entry : plan) by_name_[entry.name] = &entry;
 }
 
-quantizer::StatisticsNeeds StageSolver::needs(const std::vector<model::Linear*>& stage) const {
+quantizer::StatisticsNeeds StageSolver::needs(const std::vector<model::Linear*>& linears) const {
   quantizer::StatisticsNeeds needs;
-  for (const model::Linear* linear : stage) needs = needs | statistics_needs(recipe_of(*linear));
+  for (const model::Linear* linear : linears) needs = needs | statistics_needs(recipe_of(*linear));
   return needs;
 }
 
@@ -50,6 +50,7 @@ bool StageSolver::wants_sample(model::Block& block, std::int64_t stage) const {
 void StageSolver::begin_block(model::Block& block) {
   finished_.clear();
   to_fold_.clear();
+  folded_biases_.clear();
   weights_.clear();
   if (rotation_ != nullptr) weights_ = rotation_->rotate_block(block);
 }
@@ -70,45 +71,125 @@ at::Tensor StageSolver::float_weight(const model::Linear& linear) const {
   return model_.source().tensor(linear.name + ".weight").to(model_.device(), at::kFloat).contiguous();
 }
 
-// A divisor that the operation before the stage can take without loss.
-at::Tensor StageSolver::fit_divisor(model::Block& block, std::int64_t stage, const at::Tensor& divisor_I, bool folded) const {
-  if (!folded) return divisor_I;
-  const FoldTarget target = fold_target(model_.architecture(), stage);
-  if (target.norm != nullptr) {
-    const std::string name = model_.architecture().block_name(block.layer()) + target.name + ".weight";
-    return representable_divisor(divisor_I, block.*target.norm, model_.source().tensor(name).scalar_type());
+// The groups begin .. end of a stage: all of them where they read one norm, else a single one.
+struct StageSolver::Unit {
+  std::int64_t stage;
+  size_t begin;
+  std::vector<std::vector<model::Linear*>> groups;
+  FoldTarget target;
+  bool folded;
+  std::vector<const InputStatistics*> statistics;   // of each group; null when nothing needs any
+  std::unique_ptr<InputStatistics> merged;          // of several groups together
+  std::unique_ptr<InputStatistics> stand_in;        // extremes of all experts, for one that saw nothing
+  std::vector<at::Tensor> hessians;                 // of each group, or undefined
+  std::vector<std::vector<quantizer::Event>> events;
+
+  const InputStatistics* all() const { return merged ? merged.get() : statistics.front(); }
+  std::vector<model::Linear*> linears() const {
+    std::vector<model::Linear*> list;
+    for (const auto& group : groups) list.insert(list.end(), group.begin(), group.end());
+    return list;
   }
-  return stage == kOut ? tie_over_heads(divisor_I, model_.architecture()) : divisor_I;
+  size_t group_of(const model::Linear* linear) const {
+    for (size_t g = 0; g < groups.size(); ++g)
+      if (std::find(groups[g].begin(), groups[g].end(), linear) != groups[g].end()) return g;
+    throw Error(ErrorKind::internal, "a linear without a group", linear->name);
+  }
+};
+
+namespace {
+
+// An expert that saw fewer tokens than it has inputs: what is missing is filled in from the statistics of
+// all experts where they read one norm, else by shrinking towards the identity, which is plain rounding.
+at::Tensor fill_starved(const at::Tensor& hessian, const InputStatistics& own, const InputStatistics* merged) {
+  const std::int64_t inputs = hessian.size(0), missing = inputs - own.num_tokens();
+  if (merged != nullptr && merged->num_tokens() > 0)
+    return hessian + merged->hessian() * (static_cast<double>(missing) / static_cast<double>(merged->num_tokens()));
+  const double share = static_cast<double>(missing) / static_cast<double>(inputs), mean = hessian.diagonal().mean().item<double>();
+  at::Tensor filled = hessian * (1 - share);
+  filled.diagonal().add_(mean > 0 ? share * mean : 1.0);
+  return filled;
+}
+
+}  // namespace
+
+StageSolver::Unit StageSolver::make_unit(model::Block& block, std::int64_t stage, size_t begin, size_t end, const StageStatistics& statistics) const {
+  const auto groups = block.groups(stage);
+  Unit unit{stage, begin, {groups.begin() + static_cast<std::ptrdiff_t>(begin), groups.begin() + static_cast<std::ptrdiff_t>(end)},
+            fold_target(block, model_.architecture(), stage, begin), false, {}, nullptr, nullptr, {}, {}};
+  std::vector<const LayerRecipe*> recipes;
+  for (const model::Linear* linear : unit.linears()) recipes.push_back(&recipe_of(*linear));
+  unit.folded = folds(recipes, unit.target.linear != nullptr ? &recipe_of(*unit.target.linear) : nullptr);
+  for (size_t g = begin; g < end; ++g) unit.statistics.push_back(statistics[g].get());
+  unit.hessians.resize(unit.groups.size());
+  unit.events.resize(unit.groups.size());
+  const quantizer::StatisticsNeeds needs = this->needs(unit.linears());
+  if (!needs.any()) return unit;
+  const std::int64_t inputs = unit.groups.front().front()->in_features;
+  if (unit.groups.size() > 1) {
+    unit.merged = std::make_unique<InputStatistics>(inputs, model_.device(), needs);
+    for (const InputStatistics* own : unit.statistics) unit.merged->merge(*own);
+  }
+  for (size_t g = 0; g < unit.groups.size(); ++g) {
+    const InputStatistics& own = *unit.statistics[g];
+    try {
+      if (needs.hessian) unit.hessians[g] = own.hessian();
+    } catch (const Error& error) {
+      throw Error(error.kind(), error.message(), unit.groups[g].front()->name, error.fix());
+    }
+    const bool expert = groups.size() > 1;
+    if (!expert || own.num_tokens() >= inputs) continue;
+    if (needs.extremes && !unit.merged && own.num_tokens() == 0) {
+      unit.stand_in = std::make_unique<InputStatistics>(inputs, model_.device(), quantizer::StatisticsNeeds{.extremes = true});
+      for (const auto& other : statistics) unit.stand_in->merge(*other);
+    }
+    if (needs.hessian) unit.hessians[g] = fill_starved(unit.hessians[g], own, unit.merged.get());
+    unit.events[g].push_back({"starved_expert", "the router sent " + std::to_string(own.num_tokens()) + " calibration tokens to this expert of " + std::to_string(inputs) +
+                                                    " inputs: " + (unit.merged ? "those of all experts fill in" : "rounded nearer to plain rounding")});
+  }
+  return unit;
+}
+
+// A divisor that the operation before the stage can take without loss.
+at::Tensor StageSolver::fit_divisor(model::Block& block, const Unit& unit, const at::Tensor& divisor_I) const {
+  if (!unit.folded) return divisor_I;
+  if (unit.target.norm != nullptr)
+    return representable_divisor(divisor_I, block.*unit.target.norm, model_.source().tensor(unit.target.name + ".weight").scalar_type());
+  return unit.stage == kOut ? tie_over_heads(divisor_I, model_.architecture()) : divisor_I;
 }
 
 // What x of these linears goes through; U, which is each linear's own, is added by round().
-OnlineTransform StageSolver::choose_transform(model::Block& block, std::int64_t stage, std::vector<model::Linear*>& group, bool folded,
-                                              const InputStatistics* statistics, const at::Tensor& hessian_II, const ModuleSample* sample) const {
-  const Transform& transform = recipe_of(*group.front()).transform;
-  const std::int64_t columns = group.front()->in_features;
+OnlineTransform StageSolver::choose_transform(model::Block& block, const Unit& unit, const std::vector<model::Linear*>& linears,
+                                              const ModuleSample* sample) const {
+  const model::Linear& first = *linears.front();
+  const Transform& transform = recipe_of(first).transform;
   OnlineTransform online;
   std::vector<at::Tensor> weights;
   std::vector<ScaledLinear> members;
   if (is_diagonal(transform) || transform.rescale)
-    for (model::Linear* linear : group) {
+    for (model::Linear* linear : linears) {
       weights.push_back(float_weight(*linear));
-      members.push_back({linear, weights.back(), recipe_of(*linear).grid});
+      members.push_back({linear, weights.back(), recipe_of(*linear).grid, unit.group_of(linear)});
     }
-  const auto fit = [&](const at::Tensor& scales) { return fit_divisor(block, stage, scales, folded); };
-  if (transform.kind == TransformKind::awq)
-    online.divisor_I = search_awq_scales(transform, members, hessian_II, statistics->mean_abs(), fit, follows_norm(stage) ? sample : nullptr);
+  const auto fit = [&](const at::Tensor& scales) { return fit_divisor(block, unit, scales); };
+  // An expert that saw nothing is left as it is.
+  const bool seen = !is_diagonal(transform) || unit.all()->num_tokens() > 0;
+  if (transform.kind == TransformKind::awq && seen)
+    online.divisor_I = search_awq_scales(transform, members, unit.hessians, unit.all()->mean_abs(), fit, follows_norm(unit.stage) ? sample : nullptr);
   // SmoothQuant moves outliers into the weights where the operation before can take the divisor: the paper
   // behind the norms, llm-compressor before down too.
-  if (transform.kind == TransformKind::smoothquant && (folded || follows_norm(stage)))
-    online.divisor_I = transform.alpha > 0 ? fit(quantizer::smoothquant_scales(statistics->max_abs(), weights, transform.alpha))
-                                           : search_smoothquant_scales(members, statistics->max_abs(), recipe_of(*group.front()).activation,
-                                                                       sample->states.front().x, fit);
+  if (transform.kind == TransformKind::smoothquant && seen && (unit.folded || follows_norm(unit.stage))) {
+    for (ScaledLinear& member : members) member.group += unit.begin;  // as the sample counts
+    online.divisor_I = transform.alpha > 0 ? fit(quantizer::smoothquant_scales(unit.all()->max_abs(), weights, transform.alpha))
+                                           : search_smoothquant_scales(members, unit.all()->max_abs(), recipe_of(first).activation, *sample, fit);
+  }
   if (transform.kind == TransformKind::incoherence) {
-    if (transform.rescale) online.divisor_I = quantizer::incoherence_rescaling(hessian_II, weights);
-    online.input = quantizer::random_orthogonal(transform.orthogonal, columns, seed_of(group.front()->name, ".in", transform.seed));
+    if (transform.rescale)
+      online.divisor_I = quantizer::incoherence_rescaling(unit.merged && unit.merged->num_tokens() > 0 ? unit.merged->hessian() : unit.hessians.front(), weights);
+    online.input = quantizer::random_orthogonal(transform.orthogonal, first.in_features, seed_of(first.name, ".in", transform.seed));
     online.parameter_bits = 64;
   }
-  if (rotation_ != nullptr && rotation_->online_input(stage)) online.input = rotation_->online_input(stage);
+  if (rotation_ != nullptr && rotation_->online_input(unit.stage, first.in_features)) online.input = rotation_->online_input(unit.stage, first.in_features);
   return online;
 }
 
@@ -136,75 +217,89 @@ void StageSolver::round(model::Linear& linear, const OnlineTransform& shared, qu
   finished_[linear.name] = std::move(quantized);
 }
 
-void StageSolver::solve(model::Block& block, std::int64_t stage, const InputStatistics* statistics, const ModuleSample* sample,
-                        at::ScalarType compute_dtype) {
-  const std::vector<model::Linear*> linears = block.stage(stage);
-  std::vector<const LayerRecipe*> recipes;
-  for (const model::Linear* linear : linears) recipes.push_back(&recipe_of(*linear));
-  const FoldTarget target = fold_target(model_.architecture(), stage);
-  const bool folded = folds(recipes, target.linear != nullptr ? &recipe_of(block.*target.linear) : nullptr);
-  at::Tensor hessian;
-  if (needs(linears).hessian) {
-    try {
-      hessian = statistics->hessian();
-    } catch (const Error& error) {
-      throw Error(error.kind(), error.message(), linears.front()->name, error.fix());
-    }
-  }
-  // Linears of one transform share x' and its Hessian.
+void StageSolver::solve_unit(model::Block& block, const Unit& unit, const ModuleSample* sample, at::ScalarType compute_dtype) {
   std::vector<model::Linear*> left;
-  for (model::Linear* linear : linears)
+  for (model::Linear* linear : unit.linears())
     if (!recipe_of(*linear).keep_float) left.push_back(linear);
   while (!left.empty()) {
     const Transform transform = recipe_of(*left.front()).transform;
-    std::vector<model::Linear*> group, others;
-    for (model::Linear* linear : left) (recipe_of(*linear).transform == transform ? group : others).push_back(linear);
+    std::vector<model::Linear*> same, others;
+    for (model::Linear* linear : left) (recipe_of(*linear).transform == transform ? same : others).push_back(linear);
     left = others;
-    const OnlineTransform shared = choose_transform(block, stage, group, folded, statistics, hessian, sample);
-    std::unique_ptr<quantizer::StageHessian> own;
-    if (hessian.defined()) own = std::make_unique<quantizer::StageHessian>(transform_hessian(hessian, shared), statistics->num_tokens());
-    for (model::Linear* linear : group) round(*linear, shared, own.get(), statistics, compute_dtype);
-    if (folded && is_diagonal(transform) && shared.divisor_I.defined()) to_fold_[stage] = shared.divisor_I;
+    const OnlineTransform shared = choose_transform(block, unit, same, sample);
+    for (size_t g = 0; g < unit.groups.size(); ++g) {
+      // Linears of one input and one transform share x' and its Hessian.
+      std::unique_ptr<quantizer::StageHessian> hessian;
+      const bool filled = !unit.events[g].empty();
+      if (unit.hessians[g].defined())
+        hessian = std::make_unique<quantizer::StageHessian>(transform_hessian(unit.hessians[g], shared),
+                                                            filled ? unit.hessians[g].size(0) : unit.statistics[g]->num_tokens());
+      const InputStatistics* seen = unit.statistics[g];
+      if (seen != nullptr && seen->num_tokens() == 0) seen = unit.stand_in ? unit.stand_in.get() : unit.all();
+      for (model::Linear* linear : same) {
+        if (unit.group_of(linear) != g) continue;
+        round(*linear, shared, hessian.get(), seen, compute_dtype);
+        auto& events = finished_.at(linear->name)->events;
+        events.insert(events.begin(), unit.events[g].begin(), unit.events[g].end());
+      }
+    }
+    if (unit.folded && is_diagonal(transform) && shared.divisor_I.defined()) to_fold_[{unit.stage, unit.begin}] = shared.divisor_I;
   }
+}
+
+void StageSolver::solve(model::Block& block, std::int64_t stage, const StageStatistics& statistics, const ModuleSample* sample,
+                        at::ScalarType compute_dtype) {
+  const size_t groups = block.groups(stage).size();
+  if (follows_norm(stage)) return solve_unit(block, make_unit(block, stage, 0, groups, statistics), sample, compute_dtype);
+  for (size_t g = 0; g < groups; ++g) solve_unit(block, make_unit(block, stage, g, g + 1, statistics), sample, compute_dtype);
 }
 
 // Until here every divisor stood beside its linear; now the operation before takes it.
-void StageSolver::fold(model::Block& block, std::int64_t stage) {
-  const auto found = to_fold_.find(stage);
-  if (found == to_fold_.end()) return;
-  const at::Tensor divisor = found->second;
-  const FoldTarget target = fold_target(model_.architecture(), stage);
-  if (target.norm != nullptr) {
-    // As it is stored: the divisor was chosen so that this rounds to the quotient itself.
-    const std::string name = model_.architecture().block_name(block.layer()) + target.name + ".weight";
-    block.*target.norm = (block.*target.norm / divisor).to(model_.source().tensor(name).scalar_type()).to(at::kFloat);
-  } else {
-    model::Linear& before = block.*target.linear;
-    divide_rows(*finished_.at(before.name), before, stage == kOut ? rows_of_v(divisor, model_.architecture()) : divisor);
+void StageSolver::fold(model::Block& block, std::int64_t stage, size_t group, const at::Tensor& divisor) {
+  const FoldTarget target = fold_target(block, model_.architecture(), stage, group);
+  const auto groups = block.groups(stage);
+  const auto forget = [&](const std::vector<model::Linear*>& linears) {
+    for (const model::Linear* linear : linears) finished_.at(linear->name)->online.divisor_I = at::Tensor();
+  };
+  if (target.norm == nullptr) {
+    divide_rows(*finished_.at(target.linear->name), target, stage == kOut ? rows_of_v(divisor, model_.architecture()) : divisor);
+    if (target.linear->bias_O.defined()) folded_biases_.insert(target.linear->name);
+    return forget(groups[group]);
   }
-  for (const model::Linear* linear : block.stage(stage)) finished_.at(linear->name)->online.divisor_I = at::Tensor();
+  // As it is stored: the divisor was chosen so that this rounds to the quotient itself.
+  block.*target.norm = (block.*target.norm / divisor).to(model_.source().tensor(target.name + ".weight").scalar_type()).to(at::kFloat);
+  if (stage == kGateUp && block.router_EH.defined()) block.router_EH = block.router_EH * divisor;
+  for (const auto& linears : groups) forget(linears);
+}
+
+// Norms, router and biases that transforms changed.
+void StageSolver::store_changes(const model::Block& block, const PipelineOptions& options) const {
+  if (!options.on_tensor) return;
+  const auto store = [&](const std::string& name, const at::Tensor& tensor) {
+    options.on_tensor(name, tensor.to(model_.source().tensor(name).scalar_type()));
+  };
+  const model::Architecture& a = model_.architecture();
+  const std::string prefix = a.block_name(block.layer());
+  if (norm_changed(kQkv)) store(prefix + a.names.input_norm + ".weight", block.input_norm_H);
+  if (norm_changed(kGateUp)) store(prefix + a.names.post_attention_norm + ".weight", block.post_attention_norm_H);
+  if (norm_changed(kGateUp) && block.router_EH.defined()) store(prefix + a.names.router + ".weight", block.router_EH);
 }
 
 void StageSolver::finish_block(model::Block& block, const PipelineOptions& options) {
-  for (std::int64_t s = 0; s < block.num_stages(); ++s) fold(block, s);
-  const model::Architecture& a = model_.architecture();
-  const auto store = [&](const std::string& name, const at::Tensor& tensor) {
-    if (options.on_tensor) options.on_tensor(name, tensor.to(model_.source().tensor(name).scalar_type()));
-  };
-  const std::string prefix = a.block_name(block.layer());
-  if (rotation_ != nullptr || to_fold_.count(kQkv)) store(prefix + a.names.input_norm + ".weight", block.input_norm_H);
-  if (rotation_ != nullptr || to_fold_.count(kGateUp)) store(prefix + a.names.post_attention_norm + ".weight", block.post_attention_norm_H);
+  for (const auto& [place, divisor] : to_fold_) fold(block, place.first, place.second, divisor);
+  store_changes(block, options);
   for (model::Linear* linear : block.linears()) {
-    const bool biased = linear->bias_O.defined() && (rotation_ != nullptr || (linear == &block.v && to_fold_.count(kOut)) || (linear == &block.up && to_fold_.count(kDown)));
-    if (biased) store(linear->name + ".bias", linear->bias_O);
+    const at::ScalarType stored = model_.source().tensor(linear->name + ".weight").scalar_type();
+    if (options.on_tensor && linear->bias_O.defined() && (rotation_ != nullptr || folded_biases_.count(linear->name)))
+      options.on_tensor(linear->name + ".bias", linear->bias_O.to(model_.source().tensor(linear->name + ".bias").scalar_type()));
     const auto found = finished_.find(linear->name);
     if (found == finished_.end()) {
       // Kept in float: a view of the file again, not the calibration pass's converted copy.
       if (rotation_ == nullptr) {
         linear->weight_OI = model_.source().tensor(linear->name + ".weight").to(model_.device());
       } else {
-        linear->weight_OI = float_weight(*linear).to(model_.source().tensor(linear->name + ".weight").scalar_type());
-        store(linear->name + ".weight", linear->weight_OI);
+        linear->weight_OI = float_weight(*linear).to(stored);
+        if (options.on_tensor) options.on_tensor(linear->name + ".weight", linear->weight_OI);
       }
       continue;
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <set>
 
 #include "distill.h"
 #include "miq/executor/pipeline.h"
@@ -12,6 +13,9 @@
 
 namespace miq::executor {
 
+/// Statistics of a stage's inputs, one for each of its groups (null when nothing needs any).
+using StageStatistics = std::vector<std::unique_ptr<quantizer::InputStatistics>>;
+
 class StageSolver {
  public:
   /// rotation: null for none. `report` sees each linear when its block is done.
@@ -19,7 +23,7 @@ class StageSolver {
               std::function<void(const LayerReport&)> report);
 
   const quantizer::LayerRecipe& recipe_of(const model::Linear& linear) const { return *planned(linear).choice.layer; }
-  quantizer::StatisticsNeeds needs(const std::vector<model::Linear*>& stage) const;
+  quantizer::StatisticsNeeds needs(const std::vector<model::Linear*>& linears) const;
   /// Whether a search of that stage looks at sample inputs (AWQ's by its module's output, SmoothQuant's).
   bool wants_sample(model::Block& block, std::int64_t stage) const;
 
@@ -29,22 +33,26 @@ class StageSolver {
   at::Tensor float_weight(const model::Linear& linear) const;
   /// Trains the block's weights (distill.h); float_weight() gives the trained ones from then on.
   DistillResult distill(model::Block& block, const std::vector<at::Tensor>& inputs, const model::RopeTable& rope, const quantizer::Distillation& options);
-  /// Rounds the linears of a stage. statistics: null when nothing needs any; sample: null unless
-  /// wants_sample. Afterwards each computes with its quantized weight.
-  void solve(model::Block& block, std::int64_t stage, const quantizer::InputStatistics* statistics, const ModuleSample* sample,
+  /// Rounds the linears of a stage. sample: null unless wants_sample. Afterwards each computes with its
+  /// quantized weight.
+  void solve(model::Block& block, std::int64_t stage, const StageStatistics& statistics, const ModuleSample* sample,
              at::ScalarType compute_dtype);
   /// Folds transforms, gives the results to the callbacks, installs the final kernels.
   void finish_block(model::Block& block, const PipelineOptions& options);
   const PlannedLinear& planned(const model::Linear& linear) const { return *by_name_.at(linear.name); }
 
  private:
-  at::Tensor fit_divisor(model::Block& block, std::int64_t stage, const at::Tensor& divisor_I, bool folded) const;
-  quantizer::OnlineTransform choose_transform(model::Block& block, std::int64_t stage, std::vector<model::Linear*>& group, bool folded,
-                                              const quantizer::InputStatistics* statistics, const at::Tensor& hessian_II,
+  struct Unit;  // the groups of a stage that share a transform, with their statistics
+  Unit make_unit(model::Block& block, std::int64_t stage, size_t begin, size_t end, const StageStatistics& statistics) const;
+  void solve_unit(model::Block& block, const Unit& unit, const ModuleSample* sample, at::ScalarType compute_dtype);
+  at::Tensor fit_divisor(model::Block& block, const Unit& unit, const at::Tensor& divisor_I) const;
+  quantizer::OnlineTransform choose_transform(model::Block& block, const Unit& unit, const std::vector<model::Linear*>& linears,
                                               const ModuleSample* sample) const;
   void round(model::Linear& linear, const quantizer::OnlineTransform& shared, quantizer::StageHessian* hessian,
              const quantizer::InputStatistics* statistics, at::ScalarType compute_dtype);
-  void fold(model::Block& block, std::int64_t stage);
+  void fold(model::Block& block, std::int64_t stage, size_t group, const at::Tensor& divisor);
+  void store_changes(const model::Block& block, const PipelineOptions& options) const;
+  bool norm_changed(std::int64_t stage) const { return rotation_ != nullptr || to_fold_.count({stage, 0}) != 0; }
 
   const model::LanguageModel& model_;
   const Rotation* rotation_;
@@ -52,7 +60,8 @@ class StageSolver {
   std::map<std::string, const PlannedLinear*> by_name_;
   std::map<std::string, at::Tensor> weights_;  // of the current block, where they are not the checkpoint's
   QuantizedLinears finished_;                  // of the current block
-  std::map<std::int64_t, at::Tensor> to_fold_; // divisor of a stage of the current block
+  std::map<std::pair<std::int64_t, size_t>, at::Tensor> to_fold_;  // divisor of a stage's group (0 for all behind a norm)
+  std::set<std::string> folded_biases_;
 };
 
 }  // namespace miq::executor

@@ -2,7 +2,9 @@
 
 #include <cmath>
 
+#include "description.h"
 #include "families.h"
+#include "gguf_model.h"
 #include "miq/core/error.h"
 #include "miq/core/file.h"
 #include "miq/core/text.h"
@@ -26,21 +28,37 @@ void read_yarn(const ConfigJson& scaling, Rope& rope) {
 }
 
 // transformers 4: rope_theta and rope_scaling {type | rope_type, ...}; transformers 5: rope_parameters.
-Rope read_rope(const ConfigJson& config, std::int64_t max_positions) {
+Rope read_rope(const ConfigJson& config, std::int64_t max_positions, std::int64_t head_dim, double partial_rotary) {
   Rope rope;
   rope.theta = config.positive("rope_theta", 10000);
   rope.original_max_position_embeddings = max_positions;
   const char* const key = config.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
   const bool scaled = config.has(key);
   const ConfigJson scaling = scaled ? config.object(key) : config;
-  if (scaling.positive("partial_rotary_factor", config.positive("partial_rotary_factor", 1)) != 1)
+  const double share = scaling.positive("partial_rotary_factor", config.positive("partial_rotary_factor", partial_rotary));
+  if (share != 1 && partial_rotary == 1)
     config.unsupported("partial_rotary_factor", "other than 1 is not supported in this family");
+  rope.dim = static_cast<std::int64_t>(share * static_cast<double>(head_dim));
+  if (rope.dim < 2 || rope.dim > head_dim || rope.dim % 2 != 0)
+    config.fail("partial_rotary_factor", "rotates " + std::to_string(rope.dim) + " of " + std::to_string(head_dim) +
+                                             " dimensions, not an even part of them");
   if (!scaled) return rope;
   rope.theta = scaling.positive("rope_theta", rope.theta);
   const std::string type = scaling.text("rope_type", scaling.text("type", "default"));
   if (type == "default") return rope;
   if (type == "dynamic") {
     rope.max_positions = max_positions;
+    return rope;
+  }
+  if (type == "factors") {
+    rope.scaling = RopeScaling::factors;
+    const nlohmann::json factors = scaling.has("factors") ? scaling.raw("factors") : nlohmann::json();
+    if (!factors.is_array() || static_cast<std::int64_t>(factors.size()) != rope.dim / 2)
+      scaling.fail("factors", "must list " + std::to_string(rope.dim / 2) + " divisors");
+    for (const auto& factor : factors) {
+      if (!factor.is_number() || !(factor.get<double>() > 0)) scaling.fail("factors", "must be positive numbers");
+      rope.factors.push_back(factor.get<double>());
+    }
     return rope;
   }
   const std::map<std::string, RopeScaling> types = {
@@ -69,7 +87,7 @@ std::int64_t token_id(const nlohmann::json& value, const std::string& key, const
 std::vector<std::int64_t> token_ids(const ConfigJson& config, const std::string& key) {
   std::vector<std::int64_t> ids;
   if (!config.has(key)) return ids;
-  const auto& value = config.json()[key];
+  const auto& value = config.raw(key);
   if (!value.is_array()) return {token_id(value, key, config)};
   for (const auto& id : value) ids.push_back(token_id(id, key, config));
   return ids;
@@ -83,11 +101,7 @@ ConfigJson load(const fs::path& path) {
 
 }  // namespace
 
-std::vector<std::vector<std::string>> Architecture::stages() const {
-  return {{names.q, names.k, names.v}, {names.o}, {names.gate, names.up}, {names.down}};
-}
-
-Architecture read_common(const ConfigJson& config) {
+Architecture read_common(const ConfigJson& config, double partial_rotary) {
   Architecture a;
   if (config.has("quantization_config"))
     config.unsupported("quantization_config", "is there: checkpoints that are quantized already are not in this version");
@@ -106,7 +120,7 @@ Architecture read_common(const ConfigJson& config) {
   a.vocab_size = config.size("vocab_size");
   a.max_position_embeddings = config.size("max_position_embeddings", 2048);
   a.rms_norm_eps = config.positive("rms_norm_eps", 1e-6);
-  a.rope = read_rope(config, a.max_position_embeddings);
+  a.rope = read_rope(config, a.max_position_embeddings, a.head_dim, partial_rotary);
   a.tie_word_embeddings = config.flag("tie_word_embeddings", false);
   a.torch_dtype = config.text("dtype", config.text("torch_dtype", "float32"));
   const std::string activation = config.text("hidden_act", "silu");
@@ -115,7 +129,7 @@ Architecture read_common(const ConfigJson& config) {
   for (const char* key :
        {"attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "logits_scaling", "embedding_multiplier",
         "residual_multiplier", "attention_multiplier", "query_pre_attn_scalar"})
-    if (config.has(key) && config.json()[key] != 1) config.unsupported(key, "is a feature the decoder does not have");
+    if (config.has(key) && config.raw(key) != 1) config.unsupported(key, "is a feature the decoder does not have");
   const auto bos = token_ids(config, "bos_token_id");
   if (!bos.empty()) a.bos_token_id = bos.front();
   a.eos_token_ids = token_ids(config, "eos_token_id");
@@ -129,7 +143,7 @@ std::vector<std::int64_t> layer_windows(const ConfigJson& config, std::int64_t n
     for (std::int64_t l = 0; l < num_layers; ++l) windows.push_back(l >= full_layers ? window : 0);
     return windows;
   }
-  const auto& types = config.json()["layer_types"];
+  const auto& types = config.raw("layer_types");
   if (!types.is_array() || static_cast<std::int64_t>(types.size()) != num_layers)
     config.fail("layer_types", "must list a type for each of the " + std::to_string(num_layers) + " layers");
   for (const auto& type : types) {
@@ -142,6 +156,17 @@ std::vector<std::int64_t> layer_windows(const ConfigJson& config, std::int64_t n
   return windows;
 }
 
+Experts read_experts(const ConfigJson& config, const std::string& count_key, std::int64_t intermediate_size) {
+  constexpr std::int64_t kMaxExperts = 4096;
+  Experts experts;
+  experts.count = config.size(count_key);
+  if (experts.count > kMaxExperts) config.fail(count_key, "is larger than " + std::to_string(kMaxExperts));
+  experts.per_token = config.size("num_experts_per_tok");
+  if (experts.per_token > experts.count) config.fail("num_experts_per_tok", "is larger than " + count_key);
+  experts.intermediate_size = intermediate_size;
+  return experts;
+}
+
 std::vector<std::string> family_names() {
   return {
 #define MIQ_FAMILY(name) #name,
@@ -150,26 +175,43 @@ std::vector<std::string> family_names() {
   };
 }
 
-Architecture read_architecture(const fs::path& folder, const std::string& family) {
-  const ConfigJson config = load(folder / "config.json");
-  const std::string wanted = family == "auto" ? config.text("model_type", "") : family;
-  std::optional<Architecture> found;
+namespace {
+
+Architecture read_family(const std::string& family, const ConfigJson& config) {
 #define MIQ_FAMILY(name) \
-  if (wanted == #name) found = family_##name(config);
+  if (family == #name) return family_##name(config);
 #include "families.def"
 #undef MIQ_FAMILY
-  if (!found) {
-    std::string known;
-    for (const std::string& name : family_names()) known += (known.empty() ? "" : ", ") + name;
-    throw Error(ErrorKind::unsupported, "unknown model family '" + wanted + "'", config.where(), "supported: " + known);
+  std::string known;
+  for (const std::string& name : family_names()) known += (known.empty() ? "" : ", ") + name;
+  throw Error(ErrorKind::unsupported, "unknown model family '" + family + "'", config.where(),
+              "supported: " + known + "; a variant of one of them can be described in YAML (docs/add-a-model.md)");
+}
+
+}  // namespace
+
+Architecture read_architecture(const fs::path& path, const std::string& family) {
+  const std::optional<fs::path> gguf = find_gguf(path);
+  ConfigJson config = gguf ? ConfigJson(gguf_config(GgufFile::open(*gguf)), gguf->string()) : load(path / "config.json");
+  const bool described = family.ends_with(".yaml") || family.ends_with(".yml");
+  std::optional<Description> description;
+  std::string wanted = family;
+  if (described) {
+    description = read_description(family);
+    config = config.with_keys(description->keys).with_values(description->values);
+    wanted = description->based_on;
+  } else if (family == "auto") {
+    wanted = config.text("model_type", "");
   }
-  found->family = wanted;
-  const fs::path generation = folder / "generation_config.json";
-  if (fs::exists(generation)) {
+  Architecture a = read_family(wanted, config);
+  a.family = wanted;
+  if (description) describe(*description, a);
+  const fs::path generation = path / "generation_config.json";
+  if (!gguf && fs::exists(generation)) {
     const auto eos = token_ids(load(generation), "eos_token_id");
-    if (!eos.empty()) found->eos_token_ids = eos;
+    if (!eos.empty()) a.eos_token_ids = eos;
   }
-  return *found;
+  return a;
 }
 
 }  // namespace miq::model

@@ -1,3 +1,4 @@
+// The CPU kernel: tiles of queries against chunks of keys.
 #include "attention.h"
 
 #include <ATen/Parallel.h>
@@ -18,6 +19,7 @@ constexpr std::int64_t kTile = 64, kChunk = 128;
 
 struct Shape {
   std::int64_t batch, heads, kv_heads, tokens, total, dim, window;
+  const float* slopes;  // of the heads, or null
   std::int64_t chunks() const { return (total + kChunk - 1) / kChunk; }
 };
 
@@ -57,6 +59,16 @@ MIQ_INLINE float exp_chunk(float* s, float largest, float scale, std::int64_t be
   for (std::int64_t j = 0; j < begin; ++j) s[j] = 0;
   for (std::int64_t j = end; j < kChunk; ++j) s[j] = 0;
   return sum;
+}
+
+// Adds bias * (column - position) to the scores first <= column < last.
+MIQ_INLINE void add_distance(float* scores, float bias, std::int64_t position, std::int64_t first, std::int64_t last) {
+  for (std::int64_t c = first / kChunk; c * kChunk < last; ++c) {
+    float* const s = scores + c * kTile * kChunk;
+    const std::int64_t begin = std::max<std::int64_t>(first - c * kChunk, 0), end = std::min(last - c * kChunk, kChunk);
+#pragma omp simd
+    for (std::int64_t j = begin; j < end; ++j) s[j] += bias * static_cast<float>(c * kChunk + j - position);
+  }
 }
 
 // One query's scores, `chunks` rows of kChunk that lie a tile apart, of which first <= column < last
@@ -108,6 +120,9 @@ MIQ_INLINE void scale_row(const float* x, float factor, std::int64_t dim, T* out
 MIQ_ROWS(float)
 MIQ_ROWS(at::BFloat16)
 #undef MIQ_ROWS
+MIQ_VECTORISED void bias_scores(float* scores, float bias, std::int64_t position, std::int64_t first, std::int64_t last) {
+  add_distance(scores, bias, position, first, last);
+}
 
 template <class T>
 void product(std::int64_t n, std::int64_t k, std::int64_t ld_a, bool add, const T* a, const T* b, float* c) {
@@ -129,7 +144,7 @@ struct Scratch {
 // Rows begin .. begin + kTile of one head: query rows `q`, packed keys and values of its kv head,
 // output rows of stride `out_stride`.
 template <class T>
-void attend_tile(const Shape& shape, std::int64_t begin, const T* q, std::int64_t q_stride, const T* packed_k,
+void attend_tile(const Shape& shape, float slope, std::int64_t begin, const T* q, std::int64_t q_stride, const T* packed_k,
                  const T* packed_v, T* out, std::int64_t out_stride, Scratch<T>& scratch) {
   const std::int64_t rows = std::min(kTile, shape.tokens - begin), dim = shape.dim;
   const std::int64_t first_position = shape.total - shape.tokens + begin;
@@ -145,6 +160,8 @@ void attend_tile(const Shape& shape, std::int64_t begin, const T* q, std::int64_
   for (std::int64_t r = 0; r < rows; ++r) {
     const std::int64_t position = first_position + r - c_begin * kChunk;
     const std::int64_t first = shape.window > 0 ? std::max<std::int64_t>(0, position - shape.window + 1) : 0;
+    // The bias is added behind the scale; scores are scaled with the softmax.
+    if (slope != 0) bias_scores(scratch.scores.data() + r * kChunk, slope / scale, position, first, position + 1);
     sums[r] = softmax(scratch.scores.data() + r * kChunk, scratch.weights.data() + r * kChunk, c_end - c_begin, first,
                       position + 1, scale);
   }
@@ -182,7 +199,7 @@ void attend(const Shape& shape, const at::Tensor& query, const at::Tensor& key, 
       const std::int64_t tile = slot % 2 == 0 ? slot / 2 : tiles - 1 - slot / 2;
       const std::int64_t b = pair / shape.heads, n = pair % shape.heads;
       const std::int64_t offset = (b * shape.kv_heads + n / repeats) * chunks * piece;
-      attend_tile(shape, tile * kTile, query.const_data_ptr<T>() + b * query.stride(0) + n * query.stride(1),
+      attend_tile(shape, shape.slopes != nullptr ? shape.slopes[n] : 0.0f, tile * kTile, query.const_data_ptr<T>() + b * query.stride(0) + n * query.stride(1),
                   query.stride(2), packed_k + offset, packed_v + offset, out + b * shape.tokens * width + n * shape.dim,
                   width, scratch);
     }
@@ -203,8 +220,9 @@ bool has_causal_attention(const at::Tensor& query) {
 }
 
 at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-                            std::int64_t window) {
-  const Shape shape{query.size(0), query.size(1), key.size(1), query.size(2), key.size(2), query.size(3), window};
+                            const AttentionMask& mask) {
+  const Shape shape{query.size(0), query.size(1), key.size(1), query.size(2), key.size(2), query.size(3), mask.window,
+                    mask.alibi_slopes_N.defined() ? mask.alibi_slopes_N.const_data_ptr<float>() : nullptr};
   at::Tensor out = at::empty({shape.batch, shape.tokens, shape.heads * shape.dim}, query.options());
   if (query.scalar_type() == at::kFloat)
     attend<float>(shape, query, key, value, out.mutable_data_ptr<float>());

@@ -1,20 +1,31 @@
-// Causal attention of many queries on a CPU.
+// Causal attention.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
-namespace miq::model::kernels {
+namespace miq::model {
+
+/// What a query sees beside causality.
+struct AttentionMask {
+  std::int64_t window = 0;      ///< only the last so many positions, itself included; 0: all
+  at::Tensor alibi_slopes_N;    ///< float32 [N] on the CPU: head n adds slope * (j - i) to its scores; or undefined
+};
+
+/// softmax(q k^T / sqrt(D) + mask) v for query [B, N, T, D] at the last T of the S positions of key and
+/// value [B, K, S, D]; query head n reads kv head n / (N / K). Unit stride in D.
+/// Returns [B, T, N * D] in the query's type.
+at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, const AttentionMask& mask);
+
+namespace kernels {
 
 /// Whether causal_attention() runs on these: a CPU with AVX-512 (for bfloat16 also AVX512_BF16).
 /// float16 and other CPUs are left to LibTorch's scaled_dot_product_attention.
 bool has_causal_attention(const at::Tensor& query);
 
-/// softmax(q k^T / sqrt(D) + mask) v for query [B, N, T, D] at the last T of the S positions of key
-/// and value [B, K, S, D]; query head n reads kv head n / (N / K). Position i sees j <= i and, with a
-/// window, i - j < window. Unit stride in D. Scores, softmax and sums are float32.
-/// Returns [B, T, N * D], contiguous, in the query's type. LibTorch's own kernel multiplies through a
-/// BLAS that is slow on AMD; this one takes oneDNN's small products.
+/// attention() of many queries on a CPU. Scores, softmax and sums are float32. LibTorch's own kernel
+/// multiplies through a BLAS that is slow on AMD; this one takes oneDNN's small products.
 at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-                            std::int64_t window);
+                            const AttentionMask& mask);
 
-}  // namespace miq::model::kernels
+}  // namespace kernels
+}  // namespace miq::model

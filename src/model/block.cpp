@@ -1,7 +1,5 @@
 #include "miq/model/block.h"
 
-#include <cmath>
-
 #include "attention.h"
 #include "kernels.h"
 #include "miq/core/error.h"
@@ -9,50 +7,103 @@
 namespace miq::model {
 namespace {
 
-enum Stage : std::int64_t { kQkv, kOut, kGateUp, kDown };
-
-// Additive mask [T, S] of the last T of S positions; window 0 = unlimited.
-at::Tensor causal_mask(std::int64_t tokens, std::int64_t total, std::int64_t window, const at::TensorOptions& options) {
-  const at::Tensor query = at::arange(total - tokens, total, options.dtype(at::kLong)).unsqueeze(1);
-  const at::Tensor key = at::arange(total, options.dtype(at::kLong)).unsqueeze(0);
-  at::Tensor blocked = key > query;
-  if (window > 0) blocked = blocked.logical_or(query - key >= window);
-  return at::zeros({tokens, total}, options).masked_fill_(blocked, -INFINITY);
+Linear make_linear(std::string name, std::int64_t out_features, std::int64_t in_features, bool biased) {
+  Linear linear;
+  linear.name = std::move(name);
+  linear.out_features = out_features;
+  linear.in_features = in_features;
+  linear.biased = biased;
+  return linear;
 }
 
-// One query [B, N, 1, D] that sees all of the keys and values [B, K, S, D] in the window. The query
-// heads of one kv head stand as its rows, so that keys and values are not repeated.
-at::Tensor attend_one(const at::Tensor& query, at::Tensor key, at::Tensor value, std::int64_t window) {
-  const std::int64_t total = key.size(2), kv_heads = key.size(1), dim = query.size(3), width = query.size(1) * dim;
-  if (window > 0 && total > window) {
-    key = key.narrow(2, total - window, window);
-    value = value.narrow(2, total - window, window);
+Mlp make_mlp(const Architecture& a, const std::string& prefix, const std::string& gate, const std::string& up,
+             const std::string& down, std::int64_t inner) {
+  Mlp mlp;
+  if (a.fused_gate_up()) {
+    mlp.gate_up = make_linear(prefix + a.names.gate_up, 2 * inner, a.hidden_size, a.mlp_bias);
+  } else {
+    mlp.gate = make_linear(prefix + gate, inner, a.hidden_size, a.mlp_bias);
+    mlp.up = make_linear(prefix + up, inner, a.hidden_size, a.mlp_bias);
   }
-  const at::Tensor rows = query.reshape({query.size(0), kv_heads, query.size(1) / kv_heads, dim});
-  return at::scaled_dot_product_attention(rows, key, value).reshape({query.size(0), 1, width});
+  mlp.down = make_linear(prefix + down, a.hidden_size, inner, a.mlp_bias);
+  return mlp;
 }
 
-// Queries [B, N, T, D] at the end of the keys' and values' S positions, on any device.
-at::Tensor attend_many(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, std::int64_t window) {
-  const std::int64_t tokens = query.size(2), total = key.size(2), repeats = query.size(1) / key.size(1);
-  const auto repeat = [&](const at::Tensor& t) { return repeats == 1 ? t : t.repeat_interleave(repeats, 1); };
-  std::optional<at::Tensor> mask;
-  if ((window > 0 && total > window) || total > tokens) mask = causal_mask(tokens, total, window, query.options());
-  const at::Tensor context =
-      at::scaled_dot_product_attention(query, repeat(key), repeat(value), mask, 0.0, /*is_causal=*/!mask);
-  return context.transpose(1, 2).reshape({query.size(0), tokens, query.size(1) * query.size(3)});
+at::Tensor activate(const Mlp& mlp, const at::Tensor& x) {
+  if (!mlp.gate_up.exists()) return kernels::silu_mul(mlp.gate.forward(x), mlp.up.forward(x));
+  const at::Tensor both = mlp.gate_up.forward(x);
+  const std::int64_t inner = mlp.down.in_features;
+  return kernels::silu_mul(both.narrow(-1, 0, inner), both.narrow(-1, inner, inner));
 }
 
 }  // namespace
 
+std::vector<NormPlace> norm_places(const Architecture& a, std::int64_t layer) {
+  const BlockNames& n = a.names;
+  std::vector<NormPlace> places = {{n.input_norm, &Block::input_norm_H, a.hidden_size},
+                                   {n.post_attention_norm, &Block::post_attention_norm_H, a.hidden_size}};
+  if (a.qk_norm) {
+    places.push_back({n.q_norm, &Block::q_norm_D, a.head_dim});
+    places.push_back({n.k_norm, &Block::k_norm_D, a.head_dim});
+  }
+  if (!n.attention_out_norm.empty())
+    places.push_back({n.attention_out_norm, &Block::attention_out_norm_H, a.hidden_size});
+  if (!n.mlp_out_norm.empty()) places.push_back({n.mlp_out_norm, &Block::mlp_out_norm_H, a.hidden_size});
+  for (NormPlace& place : places) place.name = a.block_name(layer) + place.name + ".weight";
+  return places;
+}
+
 Block::Block(std::shared_ptr<const Architecture> architecture, std::int64_t layer)
-    : architecture_(std::move(architecture)),
-      layer_(layer),
-      stages_{{&Block::q, &Block::k, &Block::v}, {&Block::o}, {&Block::gate, &Block::up}, {&Block::down}} {}
+    : architecture_(std::move(architecture)), layer_(layer) {
+  const Architecture& a = *architecture_;
+  const BlockNames& n = a.names;
+  const std::string prefix = a.block_name(layer);
+  if (a.fused_qkv()) {
+    qkv = make_linear(prefix + n.qkv, a.q_size() + 2 * a.kv_size(), a.hidden_size, a.qkv_bias);
+  } else {
+    q = make_linear(prefix + n.q, a.q_size(), a.hidden_size, a.qkv_bias);
+    k = make_linear(prefix + n.k, a.kv_size(), a.hidden_size, a.qkv_bias);
+    v = make_linear(prefix + n.v, a.kv_size(), a.hidden_size, a.qkv_bias);
+  }
+  o = make_linear(prefix + n.o, a.hidden_size, a.q_size(), a.o_bias);
+  if (!a.is_sparse(layer)) {
+    mlps.push_back(make_mlp(a, prefix, n.gate, n.up, n.down, a.intermediate_size));
+    return;
+  }
+  for (std::int64_t e = 0; e < a.experts.count; ++e)
+    mlps.push_back(make_mlp(a, prefix + n.expert + std::to_string(e) + ".", n.expert_gate, n.expert_up, n.expert_down,
+                            a.experts.intermediate_size));
+}
+
+std::vector<std::vector<Linear*>> Block::groups(std::int64_t stage) {
+  std::vector<std::vector<Linear*>> result;
+  const auto add = [&](std::initializer_list<Linear*> linears) {
+    result.emplace_back();
+    for (Linear* linear : linears)
+      if (linear->exists()) result.back().push_back(linear);
+  };
+  switch (stage) {
+    case kQkv:
+      add({&q, &k, &v, &qkv});
+      break;
+    case kOut:
+      add({&o});
+      break;
+    case kGateUp:
+      for (Mlp& mlp : mlps) add({&mlp.gate, &mlp.up, &mlp.gate_up});
+      break;
+    case kDown:
+      for (Mlp& mlp : mlps) add({&mlp.down});
+      break;
+    default:
+      throw Error(ErrorKind::internal, "a block has no stage " + std::to_string(stage));
+  }
+  return result;
+}
 
 std::vector<Linear*> Block::stage(std::int64_t stage) {
   std::vector<Linear*> result;
-  for (Linear Block::*member : stages_.at(static_cast<size_t>(stage))) result.push_back(&(this->*member));
+  for (const auto& group : groups(stage)) result.insert(result.end(), group.begin(), group.end());
   return result;
 }
 
@@ -64,55 +115,87 @@ std::vector<Linear*> Block::linears() {
 }
 
 void Block::begin_stage(std::int64_t stage, BlockState& state, at::ScalarType compute_dtype) const {
-  if (stage == kQkv)
-    state.x = kernels::rms_norm(state.hidden_BTH, input_norm_H, architecture_->rms_norm_eps, compute_dtype);
-  if (stage == kGateUp)
-    state.x = kernels::rms_norm(state.hidden_BTH, post_attention_norm_H, architecture_->rms_norm_eps, compute_dtype);
+  if (!follows_norm(stage)) return;
+  const at::Tensor& norm = stage == kQkv ? input_norm_H : post_attention_norm_H;
+  const at::Tensor x = kernels::rms_norm(state.hidden_BTH, norm, architecture_->rms_norm_eps, compute_dtype);
+  if (stage == kQkv || !router_EH.defined()) {
+    state.x = {x};
+    return;
+  }
+  const at::Tensor rows = x.view({-1, x.size(-1)});
+  state.routing = route(rows, router_EH, architecture_->experts);
+  state.x.clear();
+  for (const at::Tensor& tokens : state.routing.tokens) state.x.push_back(rows.index_select(0, tokens));
+}
+
+void Block::add_to_residual(at::Tensor& hidden, const at::Tensor& y, const at::Tensor& norm_H) const {
+  kernels::add_to(hidden, norm_H.defined() ? kernels::rms_norm(y, norm_H, architecture_->rms_norm_eps, y.scalar_type()) : y);
 }
 
 void Block::end_stage(std::int64_t stage, BlockState& state, const RopeTable& rope, KvCache* cache) const {
   switch (stage) {
     case kQkv:
-      state.x = attend(state, rope, cache);
+      state.x = {attend(state.x.front(), rope, cache)};
       return;
     case kOut:
-      kernels::add_to(state.hidden_BTH, o.forward(state.x));
+      add_to_residual(state.hidden_BTH, o.forward(state.x.front()), attention_out_norm_H);
       break;
     case kGateUp:
-      state.x = kernels::silu_mul(gate.forward(state.x), up.forward(state.x));
+      for (size_t m = 0; m < mlps.size(); ++m)
+        if (state.x[m].numel() > 0) state.x[m] = activate(mlps[m], state.x[m]);
+        else state.x[m] = state.x[m].new_empty({0, mlps[m].down.in_features});
       return;
     case kDown:
-      kernels::add_to(state.hidden_BTH, down.forward(state.x));
+      if (!router_EH.defined()) {
+        add_to_residual(state.hidden_BTH, mlps.front().down.forward(state.x.front()), mlp_out_norm_H);
+        break;
+      }
+      {
+        at::Tensor sum = at::zeros_like(state.hidden_BTH);
+        at::Tensor rows = sum.view({-1, sum.size(-1)});
+        for (size_t e = 0; e < mlps.size(); ++e)
+          if (state.x[e].numel() > 0)
+            rows.index_add_(0, state.routing.tokens[e],
+                            mlps[e].down.forward(state.x[e]).to(at::kFloat) * state.routing.weights[e].unsqueeze(1));
+        add_to_residual(state.hidden_BTH, sum, mlp_out_norm_H);
+      }
+      state.routing = {};
       break;
     default:
       throw Error(ErrorKind::internal, "a block has no stage " + std::to_string(stage));
   }
-  state.x = at::Tensor();
+  state.x.clear();
 }
 
-at::Tensor Block::attend(const BlockState& state, const RopeTable& rope, KvCache* cache) const {
+at::Tensor Block::attend(const at::Tensor& x, const RopeTable& rope, KvCache* cache) const {
   const Architecture& a = *architecture_;
-  const auto heads = [&](const Linear& linear, std::int64_t count, const at::Tensor& norm_D) {
-    at::Tensor x = linear.forward(state.x).view({state.x.size(0), state.x.size(1), count, a.head_dim});
-    if (norm_D.defined()) x = kernels::rms_norm(x, norm_D, a.rms_norm_eps, x.scalar_type());
-    return x.transpose(1, 2);
+  const auto heads = [&](const at::Tensor& y, std::int64_t count, const at::Tensor& norm_D) {
+    at::Tensor split = y.view({y.size(0), y.size(1), count, a.head_dim});
+    if (norm_D.defined()) split = kernels::rms_norm(split, norm_D, a.rms_norm_eps, split.scalar_type());
+    return split.transpose(1, 2);
   };
-  at::Tensor query = heads(q, a.num_heads, q_norm_D);
-  at::Tensor key = heads(k, a.num_kv_heads, k_norm_D);
-  at::Tensor value = heads(v, a.num_kv_heads, {});
-  const std::int64_t past = cache ? cache->length() : 0, tokens = query.size(2);
+  at::Tensor query, key, value;
+  if (qkv.exists()) {
+    const at::Tensor all = qkv.forward(x);
+    query = heads(all.narrow(2, 0, a.q_size()), a.num_heads, q_norm_D);
+    key = heads(all.narrow(2, a.q_size(), a.kv_size()), a.num_kv_heads, k_norm_D);
+    value = heads(all.narrow(2, a.q_size() + a.kv_size(), a.kv_size()), a.num_kv_heads, {});
+  } else {
+    query = heads(q.forward(x), a.num_heads, q_norm_D);
+    key = heads(k.forward(x), a.num_kv_heads, k_norm_D);
+    value = heads(v.forward(x), a.num_kv_heads, {});
+  }
+  const std::int64_t past = cache ? cache->length() : 0;
   query = rope.rotate(query, past);
   key = rope.rotate(key, past);
   if (cache) std::tie(key, value) = cache->append(layer_, key, value);
   const std::int64_t window = a.sliding_window.empty() ? 0 : a.sliding_window[static_cast<size_t>(layer_)];
-  if (tokens == 1) return attend_one(query, key, value, window);
-  if (kernels::has_causal_attention(query)) return kernels::causal_attention(query, key, value, window);
-  return attend_many(query, key, value, window);
+  return attention(query, key, value, {window, rope.alibi_slopes_N()});
 }
 
 at::Tensor Block::forward(const at::Tensor& hidden_BTH, at::ScalarType compute_dtype, const RopeTable& rope,
                           KvCache* cache) const {
-  BlockState state{hidden_BTH.clone(), {}};
+  BlockState state{hidden_BTH.clone(), {}, {}};
   for (std::int64_t s = 0; s < num_stages(); ++s) {
     begin_stage(s, state, compute_dtype);
     end_stage(s, state, rope, cache);

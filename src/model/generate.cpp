@@ -34,8 +34,10 @@ std::vector<std::int64_t> generate(LanguageModel& model, const std::vector<std::
                                    const GenerateOptions& options, const std::function<void(std::int64_t)>& on_token) {
   if (prompt.empty())
     throw Error(ErrorKind::config, "the prompt is empty and the tokenizer adds no BOS token", "", "give a prompt");
-  model.hold_blocks();
+  model.hold_blocks_if_they_fit();
+  std::vector<std::int64_t> stops = options.stop_ids;
   const auto& eos = model.architecture().eos_token_ids;
+  if (options.stop_at_eos) stops.insert(stops.end(), eos.begin(), eos.end());
   PythonRandom random(options.seed);
   KvCache cache(model.architecture().num_layers);
   at::Tensor input = at::tensor(prompt, at::kLong).unsqueeze(0);
@@ -44,7 +46,7 @@ std::vector<std::int64_t> generate(LanguageModel& model, const std::vector<std::
     const at::Tensor logits = model.forward(input, &cache, /*last_only=*/true).view({-1});
     const std::int64_t next =
         options.temperature > 0 ? sample(logits, options, random) : logits.argmax().item<std::int64_t>();
-    if (options.stop_at_eos && std::find(eos.begin(), eos.end(), next) != eos.end()) break;
+    if (std::find(stops.begin(), stops.end(), next) != stops.end()) break;
     generated.push_back(next);
     if (on_token) on_token(next);
     input = at::full({1, 1}, next, at::kLong);

@@ -45,6 +45,16 @@ MIQ_INLINE void rotate_row(const T* x, const float* cos, const float* sin, T* y,
 }
 
 template <class T>
+MIQ_INLINE void rotate_interleaved_row(const T* x, const float* cos, const float* sin, T* y, std::int64_t half) {
+#pragma omp simd
+  for (std::int64_t k = 0; k < half; ++k) {
+    const float a = widen(x[2 * k]), b = widen(x[2 * k + 1]);
+    store(a * cos[k] - b * sin[k], y[2 * k]);
+    store(b * cos[k] + a * sin[k], y[2 * k + 1]);
+  }
+}
+
+template <class T>
 MIQ_INLINE void silu_mul_range(const T* gate, const T* up, T* out, std::int64_t n) {
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) {
@@ -72,6 +82,9 @@ MIQ_INLINE float dot_row(const T* x, const T* w, std::int64_t n) {
 #define MIQ_LOOPS(T)                                                                                                   \
   MIQ_VECTORISED void rotate(const T* x, const float* cos, const float* sin, T* y, std::int64_t half) {                \
     rotate_row(x, cos, sin, y, half);                                                                                  \
+  }                                                                                                                    \
+  MIQ_VECTORISED void rotate_interleaved(const T* x, const float* cos, const float* sin, T* y, std::int64_t half) {    \
+    rotate_interleaved_row(x, cos, sin, y, half);                                                                      \
   }                                                                                                                    \
   MIQ_VECTORISED void silu_mul_loop(const T* gate, const T* up, T* out, std::int64_t n) {                              \
     silu_mul_range(gate, up, out, n);                                                                                  \
@@ -206,12 +219,15 @@ void add_to(at::Tensor& hidden, const at::Tensor& x) {
   });
 }
 
-at::Tensor rotate_half(const at::Tensor& x_BNTD, const at::Tensor& cos_TD, const at::Tensor& sin_TD) {
-  const std::int64_t heads = x_BNTD.size(1), tokens = x_BNTD.size(2), half = x_BNTD.size(3) / 2;
+at::Tensor rotate_pairs(const at::Tensor& x_BNTD, const at::Tensor& cos_TD, const at::Tensor& sin_TD,
+                        bool interleaved) {
+  const std::int64_t heads = x_BNTD.size(1), tokens = x_BNTD.size(2), dim = x_BNTD.size(3), half = cos_TD.size(1);
   if (!has_loops(x_BNTD)) {
-    const at::Tensor x = x_BNTD.to(at::kFloat);
-    const at::Tensor a = x.narrow(3, 0, half), b = x.narrow(3, half, half);
-    return at::cat({a * cos_TD - b * sin_TD, b * cos_TD + a * sin_TD}, 3).to(x_BNTD.scalar_type());
+    const at::Tensor x = x_BNTD.narrow(3, 0, 2 * half).to(at::kFloat), rest = x_BNTD.narrow(3, 2 * half, dim - 2 * half);
+    const at::Tensor pairs = interleaved ? x.unflatten(3, {half, 2}) : x.unflatten(3, {2, half}).transpose(3, 4);
+    const at::Tensor a = pairs.select(4, 0), b = pairs.select(4, 1);
+    const at::Tensor turned = at::stack({a * cos_TD - b * sin_TD, b * cos_TD + a * sin_TD}, interleaved ? 4 : 3);
+    return at::cat({turned.flatten(3).to(x_BNTD.scalar_type()), rest}, 3);
   }
   const std::int64_t stride_b = x_BNTD.stride(0), stride_n = x_BNTD.stride(1), stride_t = x_BNTD.stride(2);
   at::Tensor out = at::empty(x_BNTD.sizes(), x_BNTD.options());
@@ -221,11 +237,16 @@ at::Tensor rotate_half(const at::Tensor& x_BNTD, const at::Tensor& cos_TD, const
     using T = decltype(zero);
     const T* const source = x_BNTD.const_data_ptr<T>();
     T* const target = out.mutable_data_ptr<T>();
-    for_rows(x_BNTD.size(0) * heads * tokens, 2 * half, [&](std::int64_t begin, std::int64_t end) {
+    for_rows(x_BNTD.size(0) * heads * tokens, dim, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row) {
         const std::int64_t t = row % tokens, n = row / tokens % heads, b = row / tokens / heads;
-        rotate(source + b * stride_b + n * stride_n + t * stride_t, cos + t * half, sin + t * half,
-               target + row * 2 * half, half);
+        const T* const x = source + b * stride_b + n * stride_n + t * stride_t;
+        T* const y = target + row * dim;
+        if (interleaved)
+          rotate_interleaved(x, cos + t * half, sin + t * half, y, half);
+        else
+          rotate(x, cos + t * half, sin + t * half, y, half);
+        std::copy(x + 2 * half, x + dim, y + 2 * half);
       }
     });
   });

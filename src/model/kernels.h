@@ -21,8 +21,9 @@ at::Tensor silu_mul(const at::Tensor& gate, const at::Tensor& up);
 /// hidden (float32, contiguous) += x (any floating type), in place.
 void add_to(at::Tensor& hidden, const at::Tensor& x);
 
-/// Rotary positions: x [B, N, T, D] with unit stride in D, cos and sin [T, D/2] float32 ->
-/// contiguous [B, N, T, D] in x's type.
-at::Tensor rotate_half(const at::Tensor& x_BNTD, const at::Tensor& cos_TD, const at::Tensor& sin_TD);
+/// Rotary positions: the first d dimensions of x [B, N, T, D] (unit stride in D) are rotated in pairs
+/// (k, k + d/2), or (2k, 2k + 1) where `interleaved`; the others are copied. cos and sin [T, d/2]
+/// float32 -> contiguous [B, N, T, D] in x's type.
+at::Tensor rotate_pairs(const at::Tensor& x_BNTD, const at::Tensor& cos_TD, const at::Tensor& sin_TD, bool interleaved);
 
 }  // namespace miq::model::kernels

@@ -1,50 +1,19 @@
 #include "miq/model/language_model.h"
 
+#include "gguf_model.h"
 #include "kernels.h"
 #include "miq/core/device.h"
 #include "miq/core/dtype.h"
 #include "miq/core/error.h"
 #include "miq/core/log.h"
+#include "miq/core/memory.h"
 
 namespace miq::model {
 namespace {
 
 using Shape = std::vector<std::int64_t>;
 
-struct LinearPlace {
-  Linear Block::*member;
-  const std::string* name;
-  std::int64_t out, in;
-  bool bias;
-};
-
-std::vector<LinearPlace> linear_places(const Architecture& a) {
-  const std::int64_t q = a.num_heads * a.head_dim, kv = a.num_kv_heads * a.head_dim;
-  const BlockNames& n = a.names;
-  return {{&Block::q, &n.q, q, a.hidden_size, a.qkv_bias},
-          {&Block::k, &n.k, kv, a.hidden_size, a.qkv_bias},
-          {&Block::v, &n.v, kv, a.hidden_size, a.qkv_bias},
-          {&Block::o, &n.o, a.hidden_size, q, a.o_bias},
-          {&Block::gate, &n.gate, a.intermediate_size, a.hidden_size, a.mlp_bias},
-          {&Block::up, &n.up, a.intermediate_size, a.hidden_size, a.mlp_bias},
-          {&Block::down, &n.down, a.hidden_size, a.intermediate_size, a.mlp_bias}};
-}
-
-struct NormPlace {
-  at::Tensor Block::*member;
-  const std::string* name;
-  std::int64_t size;
-};
-
-std::vector<NormPlace> norm_places(const Architecture& a) {
-  std::vector<NormPlace> places = {{&Block::input_norm_H, &a.names.input_norm, a.hidden_size},
-                                   {&Block::post_attention_norm_H, &a.names.post_attention_norm, a.hidden_size}};
-  if (a.qk_norm) {
-    places.push_back({&Block::q_norm_D, &a.names.q_norm, a.head_dim});
-    places.push_back({&Block::k_norm_D, &a.names.k_norm, a.head_dim});
-  }
-  return places;
-}
+std::string router_name(const Architecture& a, std::int64_t layer) { return a.block_name(layer) + a.names.router + ".weight"; }
 
 std::string shape_text(const Shape& shape) {
   std::string text = "[";
@@ -53,32 +22,33 @@ std::string shape_text(const Shape& shape) {
 }
 
 // Every tensor the architecture needs, with its shape.
-std::vector<std::pair<std::string, Shape>> required_tensors(const Architecture& a, bool separate_head) {
-  std::vector<std::pair<std::string, Shape>> all = {{a.embedding + ".weight", {a.vocab_size, a.hidden_size}},
-                                                    {a.final_norm + ".weight", {a.hidden_size}}};
-  if (separate_head) all.push_back({a.head + ".weight", {a.vocab_size, a.hidden_size}});
-  for (std::int64_t l = 0; l < a.num_layers; ++l) {
-    const std::string prefix = a.block_name(l);
-    for (const NormPlace& norm : norm_places(a)) all.push_back({prefix + *norm.name + ".weight", {norm.size}});
-    for (const LinearPlace& linear : linear_places(a)) {
-      all.push_back({prefix + *linear.name + ".weight", {linear.out, linear.in}});
-      if (linear.bias) all.push_back({prefix + *linear.name + ".bias", {linear.out}});
+std::vector<std::pair<std::string, Shape>> required_tensors(const std::shared_ptr<const Architecture>& a) {
+  std::vector<std::pair<std::string, Shape>> all = {{a->embedding + ".weight", {a->vocab_size, a->hidden_size}},
+                                                    {a->final_norm + ".weight", {a->hidden_size}}};
+  if (!a->tie_word_embeddings) all.push_back({a->head + ".weight", {a->vocab_size, a->hidden_size}});
+  for (std::int64_t l = 0; l < a->num_layers; ++l) {
+    for (const NormPlace& norm : norm_places(*a, l)) all.push_back({norm.name, {norm.size}});
+    if (a->is_sparse(l)) all.push_back({router_name(*a, l), {a->experts.count, a->hidden_size}});
+    Block block(a, l);
+    for (const Linear* linear : block.linears()) {
+      all.push_back({linear->name + ".weight", {linear->out_features, linear->in_features}});
+      if (linear->biased) all.push_back({linear->name + ".bias", {linear->out_features}});
     }
   }
   return all;
 }
 
-void check_tensors(const TensorSource& source, const Architecture& a, bool separate_head, const std::string& where) {
+void check_tensors(const TensorSource& source, const std::shared_ptr<const Architecture>& a, const std::string& where) {
   std::map<std::string, TensorSpec> present;
   for (TensorSpec& spec : source.specs()) {
     std::string name = spec.name;
     present.emplace(std::move(name), std::move(spec));
   }
-  for (const auto& [name, shape] : required_tensors(a, separate_head)) {
+  for (const auto& [name, shape] : required_tensors(a)) {
     const auto found = present.find(name);
     if (found == present.end())
       throw Error(ErrorKind::io, "the checkpoint lacks the tensor '" + name + "'", where,
-                  "config.json describes a " + a.family + " model with " + std::to_string(a.num_layers) +
+                  "config.json describes a " + a->family + " model with " + std::to_string(a->num_layers) +
                       " layers; check that both belong together");
     const TensorSpec& spec = found->second;
     if (spec.shape != shape)
@@ -93,20 +63,32 @@ void check_tensors(const TensorSource& source, const Architecture& a, bool separ
   }
 }
 
+// Rows divided by their length, at least 1e-12 (Baichuan 2's NormHead), in pieces: a vocabulary is large.
+at::Tensor normalised_rows(const at::Tensor& matrix_VH, at::ScalarType dtype) {
+  constexpr std::int64_t kRows = 8192;
+  at::Tensor out = at::empty(matrix_VH.sizes(), matrix_VH.options().dtype(dtype));
+  for (std::int64_t v = 0; v < matrix_VH.size(0); v += kRows) {
+    const std::int64_t rows = std::min(kRows, matrix_VH.size(0) - v);
+    const at::Tensor part = matrix_VH.narrow(0, v, rows).to(at::kFloat);
+    out.narrow(0, v, rows).copy_(part / part.norm(2, 1, /*keepdim=*/true).clamp_min(1e-12));
+  }
+  return out;
+}
+
 }  // namespace
 
-LanguageModel LanguageModel::open(const std::filesystem::path& folder, const std::string& family,
+LanguageModel LanguageModel::open(const std::filesystem::path& path, const std::string& family,
                                   at::ScalarType compute_dtype, const at::Device& device) {
   LanguageModel model;
-  model.architecture_ = std::make_shared<const Architecture>(read_architecture(folder, family));
-  model.source_ = open_checkpoint(folder);
+  model.architecture_ = std::make_shared<const Architecture>(read_architecture(path, family));
+  const auto gguf = find_gguf(path);
+  model.source_ = gguf ? open_gguf(GgufFile::open(*gguf)) : open_checkpoint(path);
   model.compute_dtype_ = compute_dtype;
   model.device_ = device;
   const Architecture& a = *model.architecture_;
-  const bool separate_head = !a.tie_word_embeddings;
-  check_tensors(*model.source_, a, separate_head, folder.string());
+  check_tensors(*model.source_, model.architecture_, path.string());
   model.embedding_VH_ = model.source_->tensor(a.embedding + ".weight").to(device);
-  model.head_VH_ = separate_head ? model.source_->tensor(a.head + ".weight").to(device) : model.embedding_VH_;
+  model.head_VH_ = !a.tie_word_embeddings ? model.source_->tensor(a.head + ".weight").to(device) : model.embedding_VH_;
   model.final_norm_H_ = model.source_->tensor(a.final_norm + ".weight").to(device);
   return model;
 }
@@ -116,11 +98,16 @@ void LanguageModel::replace_ends(at::Tensor embedding_VH, at::Tensor final_norm_
   final_norm_H_ = std::move(final_norm_H);
   head_VH_ = std::move(head_VH);
   head_compute_ = at::Tensor();
+  head_is_normalised_ = true;
+}
+
+at::Tensor LanguageModel::function_head_VH() const {
+  return normalises_head() ? normalised_rows(head_VH_, head_VH_.scalar_type()) : head_VH_;
 }
 
 std::int64_t LanguageModel::num_parameters() const {
   std::int64_t count = 0;
-  for (const auto& [name, shape] : required_tensors(*architecture_, !architecture_->tie_word_embeddings))
+  for (const auto& [name, shape] : required_tensors(architecture_))
     count += c10::multiply_integers(shape);
   return count;
 }
@@ -137,41 +124,68 @@ at::Tensor LanguageModel::embed(const at::Tensor& ids_BT) const {
 
 Block LanguageModel::load_block(std::int64_t layer, bool convert) const {
   const Architecture& a = *architecture_;
-  const std::string prefix = a.block_name(layer);
   Block block(architecture_, layer);
-  for (const NormPlace& norm : norm_places(a))
-    block.*norm.member = source_->tensor(prefix + *norm.name + ".weight").to(device_, at::kFloat);
-  for (const LinearPlace& place : linear_places(a)) {
-    Linear& linear = block.*place.member;
-    linear.name = prefix + *place.name;
-    linear.out_features = place.out;
-    linear.in_features = place.in;
-    linear.weight_OI = source_->tensor(linear.name + ".weight").to(device_);
-    if (place.bias) linear.bias_O = source_->tensor(linear.name + ".bias").to(device_);
-    if (convert) {
-      linear.weight_OI = linear.weight_OI.to(compute_dtype_);
-      if (place.bias) linear.bias_O = linear.bias_O.to(compute_dtype_);
-    }
+  for (const NormPlace& norm : norm_places(a, layer))
+    block.*norm.member = source_->tensor(norm.name).to(device_, at::kFloat);
+  if (a.is_sparse(layer)) block.router_EH = source_->tensor(router_name(a, layer)).to(device_, at::kFloat);
+  for (Linear* linear : block.linears()) {
+    linear->weight_OI = source_->tensor(linear->name + ".weight").to(device_);
+    if (linear->biased) linear->bias_O = source_->tensor(linear->name + ".bias").to(device_);
+    if (!convert) continue;
+    linear->weight_OI = linear->weight_OI.to(compute_dtype_);
+    if (linear->biased) linear->bias_O = linear->bias_O.to(compute_dtype_);
   }
   return block;
 }
 
-void LanguageModel::prefetch_block(std::int64_t layer) const {
+void LanguageModel::advise_block(std::int64_t layer, bool needed) const {
   if (layer >= architecture_->num_layers) return;
-  for (const LinearPlace& place : linear_places(*architecture_))
-    source_->advise(architecture_->block_name(layer) + *place.name + ".weight", true);
+  Block block(architecture_, layer);
+  for (const Linear* linear : block.linears()) source_->advise(linear->name + ".weight", needed);
 }
 
-void LanguageModel::release_block(std::int64_t layer) const {
-  for (const LinearPlace& place : linear_places(*architecture_))
-    source_->advise(architecture_->block_name(layer) + *place.name + ".weight", false);
-}
+void LanguageModel::prefetch_block(std::int64_t layer) const { advise_block(layer, true); }
+void LanguageModel::release_block(std::int64_t layer) const { advise_block(layer, false); }
 
 at::Tensor LanguageModel::logits(const at::Tensor& hidden) const {
   const at::Tensor x = kernels::rms_norm(hidden, final_norm_H_, architecture_->rms_norm_eps, compute_dtype_);
+  const bool convert = normalises_head() || head_VH_.scalar_type() != compute_dtype_;
+  const std::int64_t converted_bytes = head_VH_.numel() * static_cast<std::int64_t>(c10::elementSize(compute_dtype_));
+  if (convert && memory_budget_ > 0 && converted_bytes > memory_budget_ / 4) return logits_in_parts(x);
   if (!head_compute_.defined() || head_compute_.scalar_type() != compute_dtype_)
-    head_compute_ = head_VH_.to(compute_dtype_);
+    head_compute_ = normalises_head() ? normalised_rows(head_VH_, compute_dtype_) : head_VH_.to(compute_dtype_);
   return kernels::linear(x, head_compute_, {}).to(at::kFloat);
+}
+
+// The head converted part by part, each time.
+at::Tensor LanguageModel::logits_in_parts(const at::Tensor& x) const {
+  constexpr std::int64_t kRows = 8192;
+  const std::int64_t vocab = head_VH_.size(0);
+  auto sizes = x.sizes().vec();
+  sizes.back() = vocab;
+  at::Tensor out = at::empty(sizes, x.options().dtype(at::kFloat));
+  for (std::int64_t v = 0; v < vocab; v += kRows) {
+    const at::Tensor part = head_VH_.narrow(0, v, std::min(kRows, vocab - v));
+    const at::Tensor weight = normalises_head() ? normalised_rows(part, compute_dtype_) : part.to(compute_dtype_);
+    out.narrow(-1, v, part.size(0)).copy_(kernels::linear(x, weight, {}));
+  }
+  return out;
+}
+
+void LanguageModel::hold_blocks_if_they_fit() {
+  std::map<std::string, at::ScalarType> stored;
+  for (const TensorSpec& spec : source_->specs()) stored[spec.name] = spec.dtype;
+  std::int64_t bytes = 0;
+  for (std::int64_t l = 0; l < architecture_->num_layers; ++l) {
+    Block block(architecture_, l);
+    for (const Linear* linear : block.linears())  // a view of the file takes none
+      if (!source_->gives_views() || stored.at(linear->name + ".weight") != compute_dtype_)
+        bytes += linear->out_features * linear->in_features * static_cast<std::int64_t>(c10::elementSize(compute_dtype_));
+  }
+  if (memory_budget_ == 0 || bytes <= memory_budget_)
+    hold_blocks();
+  else
+    log_info("the blocks take " + format_bytes(bytes) + " of memory, more than " + format_bytes(memory_budget_) + ": they are read from the files for each pass");
 }
 
 void LanguageModel::hold_blocks() {
@@ -204,10 +218,9 @@ const RopeTable& LanguageModel::rope(std::int64_t positions) const {
 }
 
 at::Tensor LanguageModel::forward(const at::Tensor& ids_BT, KvCache* cache, bool last_only) {
-  if (blocks_.empty()) throw Error(ErrorKind::internal, "forward() needs held blocks");
   at::Tensor hidden = embed(ids_BT);
   const RopeTable& table = rope((cache ? cache->length() : 0) + ids_BT.size(1));
-  for (const Block& block : blocks_) hidden = block.forward(hidden, compute_dtype_, table, cache);
+  for_each_block([&](Block& block) { hidden = block.forward(hidden, compute_dtype_, table, cache); });
   if (cache) cache->advance(ids_BT.size(1));
   return logits(last_only ? hidden.narrow(1, hidden.size(1) - 1, 1) : hidden);
 }

@@ -22,8 +22,8 @@ double llama3_frequency(double frequency, const Rope& rope) {
 
 // YaRN: dimensions that turn more than beta_fast times over the original context stay, those below
 // beta_slow turns are divided by `factor`, a linear ramp over the dimensions lies between.
-double yarn_frequency(double frequency, std::int64_t k, std::int64_t head_dim, const Rope& rope) {
-  const auto dim = static_cast<double>(head_dim), original = static_cast<double>(rope.original_max_position_embeddings);
+double yarn_frequency(double frequency, std::int64_t k, std::int64_t rotated, const Rope& rope) {
+  const auto dim = static_cast<double>(rotated), original = static_cast<double>(rope.original_max_position_embeddings);
   const auto dimension_of = [&](double turns) {
     return dim * std::log(original / (turns * 2 * kPi)) / (2 * std::log(rope.theta));
   };
@@ -36,11 +36,11 @@ double yarn_frequency(double frequency, std::int64_t k, std::int64_t head_dim, c
 
 }  // namespace
 
-at::Tensor inverse_frequencies(const Rope& rope, std::int64_t head_dim) {
-  at::Tensor frequencies = at::empty({head_dim / 2}, at::kDouble);
+at::Tensor inverse_frequencies(const Rope& rope, std::int64_t dim) {
+  at::Tensor frequencies = at::empty({dim / 2}, at::kDouble);
   double* const out = frequencies.mutable_data_ptr<double>();
-  for (std::int64_t k = 0; k < head_dim / 2; ++k) {
-    const double frequency = std::pow(rope.theta, -2.0 * static_cast<double>(k) / static_cast<double>(head_dim));
+  for (std::int64_t k = 0; k < dim / 2; ++k) {
+    const double frequency = std::pow(rope.theta, -2.0 * static_cast<double>(k) / static_cast<double>(dim));
     switch (rope.scaling) {
       case RopeScaling::none:
         out[k] = frequency;
@@ -51,15 +51,35 @@ at::Tensor inverse_frequencies(const Rope& rope, std::int64_t head_dim) {
       case RopeScaling::llama3:
         out[k] = llama3_frequency(frequency, rope);
         break;
+      case RopeScaling::factors:
+        out[k] = frequency / rope.factors.at(static_cast<size_t>(k));
+        break;
       case RopeScaling::yarn:
-        out[k] = yarn_frequency(frequency, k, head_dim, rope);
+        out[k] = yarn_frequency(frequency, k, dim, rope);
         break;
     }
   }
   return frequencies;
 }
 
-RopeTable::RopeTable(const Architecture& architecture, std::int64_t positions, const at::Device& device) {
+at::Tensor alibi_slopes(std::int64_t heads) {
+  std::int64_t power = 1;
+  while (2 * power <= heads) power *= 2;
+  at::Tensor slopes = at::empty({heads}, at::kFloat);
+  float* const out = slopes.mutable_data_ptr<float>();
+  const auto p = static_cast<double>(power);
+  for (std::int64_t h = 0; h < heads; ++h)
+    out[h] = static_cast<float>(h < power ? std::exp2(-8.0 * static_cast<double>(h + 1) / p)
+                                          : std::exp2(-4.0 * static_cast<double>(2 * (h - power) + 1) / p));
+  return slopes;
+}
+
+RopeTable::RopeTable(const Architecture& architecture, std::int64_t positions, const at::Device& device)
+    : positions_(positions), interleaved_(architecture.rope.interleaved) {
+  if (architecture.positions == Positions::alibi) {
+    alibi_slopes_N_ = alibi_slopes(architecture.num_heads);
+    return;
+  }
   const Rope& rope = architecture.rope;
   if (rope.max_positions > 0 && positions > rope.max_positions)
     throw Error(ErrorKind::unsupported,
@@ -68,7 +88,7 @@ RopeTable::RopeTable(const Architecture& architecture, std::int64_t positions, c
                     std::to_string(rope.max_positions) + " positions of max_position_embeddings",
                 "", "use shorter texts");
   // The angle is a float32 product in the reference; cos and sin follow from it.
-  const at::Tensor frequencies = inverse_frequencies(rope, architecture.head_dim).to(at::kFloat);
+  const at::Tensor frequencies = inverse_frequencies(rope, architecture.rotary_dim()).to(at::kFloat);
   const at::Tensor angles = at::arange(positions, at::kFloat).unsqueeze(1) * frequencies.unsqueeze(0);
   cos_PD_ = (angles.cos() * rope.attention_factor).to(device);
   sin_PD_ = (angles.sin() * rope.attention_factor).to(device);
@@ -76,10 +96,11 @@ RopeTable::RopeTable(const Architecture& architecture, std::int64_t positions, c
 
 at::Tensor RopeTable::rotate(const at::Tensor& x_BNTD, std::int64_t first_position) const {
   const std::int64_t tokens = x_BNTD.size(2);
+  if (!cos_PD_.defined()) return x_BNTD;
   if (first_position + tokens > positions())
     throw Error(ErrorKind::internal, "the rotary table ends at position " + std::to_string(positions()));
   const at::Tensor cos = cos_PD_.narrow(0, first_position, tokens), sin = sin_PD_.narrow(0, first_position, tokens);
-  return kernels::rotate_half(x_BNTD, cos, sin);
+  return kernels::rotate_pairs(x_BNTD, cos, sin, interleaved_);
 }
 
 }  // namespace miq::model

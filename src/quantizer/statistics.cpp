@@ -105,6 +105,15 @@ void InputStatistics::add_channels(const at::Tensor& rows_TI) {
   high_I_.add_(checks);
 }
 
+void InputStatistics::merge(const InputStatistics& other) {
+  if (needs_.hessian) sum_II_.add_(other.sum_II_);
+  abs_sum_I_.add_(other.abs_sum_I_);
+  low_I_ = at::minimum(low_I_, other.low_I_);
+  high_I_ = at::maximum(high_I_, other.high_I_);
+  num_tokens_ += other.num_tokens_;
+  num_sequences_ = std::max(num_sequences_, other.num_sequences_);  // all see the same sequences
+}
+
 at::Tensor InputStatistics::hessian() const {
   // A NaN or inf in any input column shows on the diagonal, which is a sum of squares.
   if (!sum_II_.diagonal().isfinite().all().item<bool>()) not_finite();

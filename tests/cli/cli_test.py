@@ -120,14 +120,14 @@ class Jobs(Case):
         for order in ("stage", "block"):
             for propagate in ("quantized", "float"):
                 results = self.run_job("run", "--set", "recipe.grid.bits=2", "--set", f"pipeline.order={order}", "--set", f"pipeline.propagate={propagate}",
-                                       "--set", "pipeline.memory=1MiB")
+                                       "--memory", "200MiB")
                 values[order, propagate] = results["perplexity"][0]["value"] / results["perplexity"][0]["baseline"]
         self.assertEqual(len(set(values.values())), 4, values)  # each is another computation
         self.assertTrue(all(1 < value < 1.1 for value in values.values()), values)
 
     def test_microbatches_do_not_matter(self):
         losses = []
-        for memory in ("1MiB", "1GiB"):
+        for memory in ("200MiB", "1GiB"):
             results = self.run_job("quantize", "--set", "recipe.preset=gptq", "--set", f"pipeline.memory={memory}", "--set", "calibration.dtype=float32")
             losses.append([layer["loss"] for layer in results["quantization"]["layers"]])
         for a, b in zip(*losses):
@@ -141,6 +141,12 @@ class Jobs(Case):
         sampled = [miq("generate", "--model", TINY, "--prompt", "Count:", "--temperature", "1.5", "--seed", seed, check=0).stdout for seed in (1, 1, 2)]
         self.assertEqual(sampled[0], sampled[1])
         self.assertNotEqual(sampled[0], sampled[2])
+
+    def test_generate_chat(self):
+        prompt = ("generate", "--model", TINY, "--prompt", "Count:", "--max-new-tokens", "2")
+        self.assertIn("known: ", miq(*prompt, "--chat", check=3).stderr)
+        self.assertIn("known: ", miq(*prompt, "--chat", "nonsense", check=2).stderr)
+        self.assertIn("--chat", miq(*prompt, "--system", "x", check=2).stderr)
 
 
 class Output(Case):

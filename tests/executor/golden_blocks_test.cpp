@@ -16,10 +16,6 @@ using quantizer::golden::Case;
 using quantizer::golden::compare;
 using quantizer::golden::json;
 
-const std::vector<std::pair<std::string, model::Linear Block::*>> kLinears = {
-    {"self_attn.q_proj", &Block::q}, {"self_attn.k_proj", &Block::k}, {"self_attn.v_proj", &Block::v}, {"self_attn.o_proj", &Block::o},
-    {"mlp.gate_proj", &Block::gate}, {"mlp.up_proj", &Block::up}, {"mlp.down_proj", &Block::down}};
-
 std::shared_ptr<model::Architecture> architecture_of(const Case& c) {
   const json& p = c.params();
   auto a = std::make_shared<model::Architecture>();
@@ -37,12 +33,9 @@ std::shared_ptr<model::Architecture> architecture_of(const Case& c) {
 
 Block block_of(const Case& c, const std::shared_ptr<model::Architecture>& a) {
   Block block(a, 0);
-  for (const auto& [name, member] : kLinears) {
-    model::Linear& linear = block.*member;
-    linear.name = name;
-    linear.weight_OI = c.tensor("w." + name + ".weight");
-    linear.out_features = linear.weight_OI.size(0);
-    linear.in_features = linear.weight_OI.size(1);
+  for (model::Linear* linear : block.linears()) {
+    linear->name = linear->name.substr(a->block_name(0).size());
+    linear->weight_OI = c.tensor("w." + linear->name + ".weight");
   }
   block.input_norm_H = c.tensor("w.input_layernorm.weight");
   block.post_attention_norm_H = c.tensor("w.post_attention_layernorm.weight");
@@ -55,15 +48,14 @@ struct Search {
   std::int64_t best = 0;
 };
 
-Search search(const Case& c, Block& block, std::int64_t stage, const std::vector<model::Linear Block::*>& members, const BlockState& state,
-              const model::RopeTable& rope) {
+Search search(const Case& c, Block& block, std::int64_t stage, const BlockState& state, const model::RopeTable& rope) {
   Grid grid;
   grid.bits = c.bits();
   grid.group_size = c.group();
   grid.convention = quantizer::GridConvention::awq;
   std::vector<ScaledLinear> group;
-  for (const auto member : members) group.push_back({&(block.*member), (block.*member).weight_OI, grid});
-  const at::Tensor x = state.x.reshape({-1, state.x.size(-1)}), mean_abs = x.abs().mean(0);
+  for (model::Linear* linear : block.stage(stage)) group.push_back({linear, linear->weight_OI, grid});
+  const at::Tensor x = state.x[0].reshape({-1, state.x[0].size(-1)}), mean_abs = x.abs().mean(0);
   std::vector<at::Tensor> candidates;
   for (int i = 0; i < c.params().at("n_grid"); ++i) candidates.push_back(quantizer::awq_scales(mean_abs, {}, {i / 20.0, false}));
   Search found;
@@ -84,31 +76,31 @@ void check_awq_layer(const Case& c, const json& fallback) {
   const at::Tensor x = c.tensor("X");
   const model::RopeTable rope(*a, x.size(1), at::kCPU);
   // Inputs of all stages of the unscaled layer.
-  BlockState state{x.clone(), {}};
+  BlockState state{x.clone(), {}, {}};
   std::vector<BlockState> at_stage;
   for (std::int64_t s = 0; s < block.num_stages(); ++s) {
     block.begin_stage(s, state, at::kFloat);
-    at_stage.push_back({{}, state.x.clone()});
+    at_stage.push_back({state.hidden_BTH.clone(), {state.x[0].clone()}, {}});
     block.end_stage(s, state, rope);
   }
   std::map<std::string, at::Tensor> outputs;
   std::map<std::int64_t, at::Tensor> scales;
-  const auto run = [&](const std::string& name, std::int64_t stage, const std::vector<model::Linear Block::*>& members) {
-    const Search found = search(c, block, stage, members, at_stage[static_cast<size_t>(stage)], rope);
+  const auto run = [&](const std::string& name, std::int64_t stage) {
+    const Search found = search(c, block, stage, at_stage[static_cast<size_t>(stage)], rope);
     outputs["best_" + name] = at::scalar_tensor(found.best, at::kLong);
     outputs["scales_" + name] = found.scales;
     outputs["losses_" + name] = at::tensor(found.losses, at::kDouble);
     scales[stage] = found.scales;
   };
-  run("qkv", kQkv, {&Block::q, &Block::k, &Block::v});
-  run("gate_up", kGateUp, {&Block::gate, &Block::up});
-  run("down", kDown, {&Block::down});
-  if (a->num_heads == a->num_kv_heads) run("o", kOut, {&Block::o});
+  run("qkv", kQkv);
+  run("gate_up", kGateUp);
+  run("down", kDown);
+  if (a->num_heads == a->num_kv_heads) run("o", kOut);
   // All applied together: columns by the stage's scales, rows of v and up divided by what reads them.
   for (const auto& [stage, s] : scales) {
-    const FoldTarget target = fold_target(*a, stage);
+    const FoldTarget target = fold_target(block, *a, stage, 0);
     if (target.norm != nullptr) block.*target.norm = block.*target.norm / s;
-    else (block.*target.linear).weight_OI = (block.*target.linear).weight_OI / s.unsqueeze(1);
+    else target.linear->weight_OI = target.linear->weight_OI / s.unsqueeze(1);
     for (model::Linear* linear : block.stage(stage)) linear->weight_OI = linear->weight_OI * s;
   }
   outputs["out.input_layernorm.weight"] = block.input_norm_H;
@@ -118,7 +110,8 @@ void check_awq_layer(const Case& c, const json& fallback) {
   grid.group_size = c.group();
   grid.convention = quantizer::GridConvention::awq;
   for (std::int64_t s = 0; s < block.num_stages(); ++s) {
-    at::Tensor input = at_stage[static_cast<size_t>(s)].x.reshape({-1, at_stage[static_cast<size_t>(s)].x.size(-1)});
+    at::Tensor input = at_stage[static_cast<size_t>(s)].x[0];
+    input = input.reshape({-1, input.size(-1)});
     if (scales.count(s)) input = input / scales[s];
     for (model::Linear* linear : block.stage(s)) {
       quantizer::StageHessian hessian(input.t().mm(input), input.size(0));
@@ -155,7 +148,7 @@ void check_quarot(const Case& c, const json& fallback) {
                                                {"out.post_attention_layernorm.weight", block.post_attention_norm_H}};
   for (std::int64_t s = 0; s < block.num_stages(); ++s)
     for (model::Linear* linear : block.stage(s)) {
-      if (const auto online = rotation.online_input(s)) {
+      if (const auto online = rotation.online_input(s, linear->in_features)) {
         linear->weight_OI = online->apply(linear->weight_OI);
         linear->kernel = std::make_shared<Turned>(online, linear->weight_OI);
       }

@@ -139,7 +139,7 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"model: {dtype: half}", ErrorKind::config, "model.dtype", "float16"},
         Mistake{"model: {path: a}\nmodel: {path: b}", ErrorKind::config, "test.yaml:2:1", "twice"},
         Mistake{"pipeline: {memory: lots}", ErrorKind::config, "pipeline.memory", "4GiB"},
-        Mistake{"pipeline: {offload: disk}", ErrorKind::config, "pipeline.offload", "known: none, cpu"},
+        Mistake{"pipeline: {offload: tape}", ErrorKind::config, "pipeline.offload", "known: none, cpu, disk"},
         Mistake{"export: {format: gguf}", ErrorKind::config, "export.format", "dequantized"},
         Mistake{"evaluation: {tasks: [{task: hellaswag}]}", ErrorKind::unsupported, "evaluation.tasks", "tasks"},
         Mistake{"evaluation: {perplexity: [wikitext2]}", ErrorKind::config, "evaluation.perplexity.0", "keys with values"},

@@ -32,7 +32,6 @@ TEST(Architecture, ReadsLlamaAndItsDefaults) {
   EXPECT_EQ(a.rope.scaling, RopeScaling::none);
   EXPECT_FALSE(a.qkv_bias || a.o_bias || a.mlp_bias || a.qk_norm || a.tie_word_embeddings);
   EXPECT_EQ(a.eos_token_ids, std::vector<std::int64_t>{2});
-  EXPECT_EQ(a.stages().size(), 4u);
   EXPECT_EQ(read(with(config, "head_dim", nullptr)).head_dim, 8);
   EXPECT_EQ(read(with(config, "head_dim", 16)).head_dim, 16);
   EXPECT_TRUE(read(with(config, "attention_bias", true)).o_bias);

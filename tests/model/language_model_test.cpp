@@ -122,13 +122,13 @@ TEST_F(Tiny, CacheBehindAWindowAndLastOnly) {
 TEST_F(Tiny, WeightsStayViewsUnlessConverted) {
   const LanguageModel model = write_and_open(tiny_config(), at::kBFloat16);
   const Block stored = model.load_block(1, false), converted = model.load_block(1, true);
-  EXPECT_EQ(stored.gate.weight_OI.scalar_type(), at::kBFloat16);
-  EXPECT_EQ(converted.gate.weight_OI.scalar_type(), at::kFloat);
-  EXPECT_EQ(stored.gate.weight_OI.const_data_ptr(),
-            model.source().tensor(stored.gate.name + ".weight").const_data_ptr());
+  EXPECT_EQ(stored.mlps[0].gate.weight_OI.scalar_type(), at::kBFloat16);
+  EXPECT_EQ(converted.mlps[0].gate.weight_OI.scalar_type(), at::kFloat);
+  EXPECT_EQ(stored.mlps[0].gate.weight_OI.const_data_ptr(),
+            model.source().tensor(stored.mlps[0].gate.name + ".weight").const_data_ptr());
   EXPECT_EQ(stored.q.name, "model.layers.1.self_attn.q_proj");
   const at::Tensor x = at::randn({3, 32});
-  EXPECT_TRUE(stored.gate.forward(x).equal(converted.gate.forward(x)));
+  EXPECT_TRUE(stored.mlps[0].gate.forward(x).equal(converted.mlps[0].gate.forward(x)));
   EXPECT_EQ(model.num_parameters(), 2 * 64 * 32 + 32 + 2 * (2 * 32 + 2 * 32 * 32 + 2 * 16 * 32 + 3 * 48 * 32));
 }
 
@@ -212,6 +212,12 @@ TEST_F(Tiny, GenerationStopsAtEosAndRepeatsWithTheSeed) {
   const auto ended = generate(ending, {1, 5, 9}, plain);
   const auto limit = std::min(first, std::find(greedy.begin(), greedy.end(), 63));
   EXPECT_EQ(ended, std::vector<std::int64_t>(greedy.begin(), limit));
+  // So does a stop token of the caller.
+  GenerateOptions stopped;
+  stopped.max_new_tokens = 12;
+  stopped.stop_at_eos = false;
+  stopped.stop_ids = {greedy[stop]};
+  EXPECT_EQ(generate(model, {1, 5, 9}, stopped), std::vector<std::int64_t>(greedy.begin(), first));
 }
 
 TEST_F(Tiny, ComputeTypes) {

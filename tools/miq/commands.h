@@ -21,7 +21,7 @@ void add_common(CLI::App& command, CommonOptions& options);
 /// Options of commands that take a job: a file and what overrides it.
 struct JobOptions {
   CommonOptions common;
-  std::string config, model, output, device, data_dir;
+  std::string config, model, output, device, data_dir, memory;
   std::vector<std::string> assignments;
   bool strict = false;
 };

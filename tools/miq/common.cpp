@@ -18,6 +18,7 @@ void add_job_options(CLI::App& command, JobOptions& options) {
   command.add_option("--output", options.output, "run directory")->type_name("DIR");
   command.add_option("--device", options.device, "cpu, cuda, cuda:N or auto");
   command.add_option("--data-dir", options.data_dir, "folder of the named corpora")->type_name("DIR");
+  command.add_option("--memory", options.memory, "pipeline.memory: what may be taken beside the page cache, for example 4GiB")->type_name("SIZE");
   command.add_flag("--strict", options.strict, "an event (raised damping, a fallback, dead inputs) is a failure");
   command.add_option("--set", options.assignments, "key.path=value, typed as YAML; repeatable")
       ->type_name("KEY=VALUE")
@@ -33,6 +34,7 @@ executor::JobConfig read_job(const JobOptions& options) {
   const bool foreign = executor::is_mi_optimize(source);
   if (foreign) source.replace(executor::translate_mi_optimize(source));
   for (const std::string& assignment : options.assignments) source.set(assignment);
+  if (!options.memory.empty()) source.set("pipeline.memory=" + options.memory);
   executor::JobConfig config = executor::read_job_config(source);
   if (!options.model.empty()) config.model.path = options.model;
   if (!options.output.empty()) config.output = options.output;

@@ -1,18 +1,25 @@
-// miq generate: continue a prompt.
+// miq generate: continue a prompt, or answer it as a chat model does.
+#include "miq/model/generate.h"
+
 #include "commands.h"
-#include "miq/core/text.h"
 #include "miq/core/device.h"
 #include "miq/core/error.h"
+#include "miq/core/hub_cache.h"
 #include "miq/core/log.h"
+#include "miq/core/memory.h"
+#include "miq/core/text.h"
+#include "miq/dataset/chat.h"
 #include "miq/dataset/tokenizer.h"
-#include "miq/model/generate.h"
 
 namespace miq::tools {
 namespace {
 
 struct GenerateCommand {
   CommonOptions common;
-  std::string model, prompt, dtype = "auto", device = "auto";
+  std::string model, prompt, dtype = "auto", device = "auto", architecture = "auto", memory;
+  std::string chat;  // a kind, "auto", or "": the prompt is a text to continue
+  std::string system;
+  bool has_system = false;
   model::GenerateOptions options;
 };
 
@@ -24,14 +31,40 @@ std::string settled_tail(const std::string& text, size_t shown) {
   return tail;
 }
 
-void run(const GenerateCommand& command) {
+// The ids to continue; with a chat template also the tokens that end the answer.
+std::vector<std::int64_t> encode_prompt(const GenerateCommand& command, const dataset::Tokenizer& tokenizer,
+                                        model::GenerateOptions& options) {
+  if (command.chat.empty()) {
+    if (command.has_system) throw Error(ErrorKind::config, "--system is of chats alone", "", "add --chat");
+    return tokenizer.encode(command.prompt, /*special=*/true);
+  }
+  const dataset::ChatKind kind =
+      command.chat == "auto" ? dataset::detect_chat_kind(command.model) : dataset::ChatKind{command.chat, ""};
+  std::vector<dataset::ChatMessage> messages;
+  if (command.has_system) messages.push_back({"system", command.system});
+  messages.push_back({"user", command.prompt});
+  if (options.stop_at_eos) options.stop_ids = dataset::chat_stop_ids(tokenizer, kind);
+  return dataset::encode_chat(tokenizer, kind, messages, /*add_generation_prompt=*/true);
+}
+
+std::int64_t memory_budget(const std::string& text) {
+  if (text.empty() || text == "auto") return 0;
+  const auto bytes = parse_bytes(text);
+  if (!bytes || *bytes == 0) throw Error(ErrorKind::config, "'" + text + "' is not a size", "--memory", "write for example 4GiB");
+  return *bytes;
+}
+
+void run(GenerateCommand command) {
   const c10::InferenceMode inference;
+  command.model = resolve_model_path(command.model).string();
   set_verbosity(command.common.verbosity());
   const at::Device device = parse_device(command.device);
   const auto tokenizer = dataset::load_tokenizer(command.model);
-  model::LanguageModel model = model::LanguageModel::open(command.model, "auto", at::kFloat, device);
+  model::LanguageModel model = model::LanguageModel::open(command.model, command.architecture, at::kFloat, device);
+  model.set_memory_budget(memory_budget(command.memory));
   model.set_compute_dtype(model::resolve_compute_dtype(command.dtype, model.architecture(), device));
-  const std::vector<std::int64_t> prompt = tokenizer->encode(command.prompt, /*special=*/true);
+  model::GenerateOptions options = command.options;
+  const std::vector<std::int64_t> prompt = encode_prompt(command, *tokenizer, options);
   // Text is decoded from the prompt on, so that a space between both is kept.
   std::vector<std::int64_t> ids = prompt;
   size_t shown = tokenizer->decode(prompt, /*skip_special=*/true).size();
@@ -44,8 +77,9 @@ void run(const GenerateCommand& command) {
     std::fwrite(tail.data(), 1, tail.size(), stdout);
     std::fflush(stdout);
   };
-  const std::vector<std::int64_t> generated = model::generate(model, prompt, command.options, stream);
-  const std::string text = tokenizer->decode(ids, true).substr(std::min(prompt_end, tokenizer->decode(ids, true).size()));
+  const std::vector<std::int64_t> generated = model::generate(model, prompt, options, stream);
+  const std::string text =
+      tokenizer->decode(ids, true).substr(std::min(prompt_end, tokenizer->decode(ids, true).size()));
   if (command.common.json)
     print(to_text({{"prompt_ids", prompt}, {"ids", generated}, {"text", text}}));
   else
@@ -57,18 +91,30 @@ void run(const GenerateCommand& command) {
 void add_generate_command(CLI::App& program) {
   CLI::App* const app = program.add_subcommand("generate", "continue a prompt");
   const auto command = std::make_shared<GenerateCommand>();
-  app->add_option("--model", command->model, "a Hugging Face folder")->required()->type_name("PATH");
+  app->add_option("--model", command->model, "a Hugging Face folder, a .gguf file, or an id in the local cache")->required()->type_name("PATH");
   app->add_option("--prompt", command->prompt, "the text to continue")->required();
+  app->add_option("--chat", command->chat,
+                  "answer the prompt as a chat; KIND where the checkpoint does not tell its template")
+      ->expected(0, 1)
+      ->default_str("auto")
+      ->type_name("KIND");
+  CLI::Option* const system =
+      app->add_option("--system", command->system, "the system message of a chat")->type_name("TEXT");
   app->add_option("--max-new-tokens", command->options.max_new_tokens, "tokens at most")->check(CLI::Range(1, 1 << 24));
   app->add_option("--temperature", command->options.temperature, "0: greedy")->check(CLI::Range(0.0, 100.0));
   app->add_option("--top-k", command->options.top_k, "sample from so many; 0: all")->check(CLI::NonNegativeNumber);
   app->add_option("--top-p", command->options.top_p, "sample from this share of the mass")->check(CLI::Range(0.0, 1.0));
   app->add_option("--seed", command->options.seed, "of the sampling");
+  app->add_option("--architecture", command->architecture, "auto, a family's name, or a YAML description");
+  app->add_option("--memory", command->memory, "what weights may take beside the page cache; more is read from the files for each token")->type_name("SIZE");
   app->add_option("--dtype", command->dtype, "auto, float32, bfloat16 or float16");
   app->add_option("--device", command->device, "cpu, cuda, cuda:N or auto");
   app->add_flag("!--ignore-eos", command->options.stop_at_eos, "go on behind the end-of-sequence token");
   add_common(*app, command->common);
-  app->callback([command] { run(*command); });
+  app->callback([command, system] {
+    command->has_system = system->count() > 0;
+    run(*command);
+  });
 }
 
 }  // namespace miq::tools

@@ -22,6 +22,8 @@ class TensorSource {
   /// A hint: `name` will soon be read (true), or its pages can go (false).
   virtual void advise(const std::string& name, bool needed) const {}
   virtual std::int64_t bytes() const = 0;  ///< of all tensors
+  /// Whether tensor() gives views of the files (as a rule), which take no memory beside the page cache.
+  virtual bool gives_views() const { return true; }
 };
 
 /// Opens the checkpoint of a Hugging Face folder: safetensors, else pytorch_model.bin, single or with an index; or one

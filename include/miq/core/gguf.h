@@ -23,6 +23,9 @@ struct GgufTensor {
 
 /// "F32", "Q4_K" ...; "type 99" for one that is not known.
 std::string ggml_type_name(std::int32_t type);
+bool ggml_is_plain(std::int32_t type);  ///< no blocks: a tensor is a view of the file
+/// What GgufFile::tensor() gives for a type: float32 for block types.
+at::ScalarType ggml_value_dtype(std::int32_t type);
 
 /// The .gguf file that `path` means: itself, or the only one of a folder that has no other weights.
 std::optional<std::filesystem::path> find_gguf(const std::filesystem::path& path);

@@ -1,9 +1,13 @@
 // Memory and time of this process, and byte counts as people write them.
 #pragma once
 
+#include <atomic>
+#include <condition_variable>
 #include <cstdint>
+#include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 
 namespace miq {
 
@@ -14,6 +18,23 @@ std::int64_t anonymous_rss_bytes();
 std::int64_t peak_rss_bytes();
 /// Starts the peak anew from now (Linux; elsewhere it does nothing).
 void reset_peak_rss();
+
+/// Watches anonymous_rss_bytes() from a thread of its own, fifty times a second, while it lives.
+class AnonymousPeak {
+ public:
+  AnonymousPeak();
+  ~AnonymousPeak();
+  AnonymousPeak(const AnonymousPeak&) = delete;
+  AnonymousPeak& operator=(const AnonymousPeak&) = delete;
+  std::int64_t bytes();  ///< the highest so far
+
+ private:
+  std::atomic<std::int64_t> peak_{0};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool done_ = false;
+  std::thread thread_;
+};
 /// Memory that can still be allocated without swapping, in bytes (Linux: MemAvailable and the
 /// cgroup's limit, the smaller).
 std::int64_t available_memory_bytes();

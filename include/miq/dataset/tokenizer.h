@@ -22,10 +22,14 @@ class Tokenizer {
   virtual std::int64_t vocab_size() const = 0;
   virtual std::optional<std::int64_t> bos_id() const = 0;
   virtual std::optional<std::int64_t> eos_id() const = 0;
+  /// The id of a special token by its text, also where encode() takes such a text for ordinary.
+  virtual std::optional<std::int64_t> special_id(std::string_view /*token*/) const { return std::nullopt; }
 };
 
 /// Chooses by the files in `folder`: tokenizer.json (byte-level BPE or sentencepiece-style BPE),
-/// tokenizer.model (sentencepiece), vocab.json + merges.txt; tokenizer_config.json tells BOS rules.
+/// tokenizer.model (sentencepiece with the rules of LLaMA, Baichuan or ChatGLM, or tiktoken's ranks),
+/// qwen.tiktoken, vocab.json + merges.txt; tokenizer_config.json and config.json tell the family and BOS rules.
+/// A GGUF file, or a folder with one and no such files, carries its own (sentencepiece or byte-level BPE).
 /// @throws Error{io} none or malformed, Error{unsupported} for a component it does not know, by name.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder);
 

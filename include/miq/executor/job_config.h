@@ -13,9 +13,9 @@
 namespace miq::executor {
 
 struct ModelConfig {
-  std::string path;                    ///< a Hugging Face folder
+  std::string path;                    ///< a Hugging Face folder, a .gguf file, or an id in the cache
   std::string dtype = "auto";          ///< compute type of evaluation and generation
-  std::string architecture = "auto";   ///< a family's name instead of config.json's
+  std::string architecture = "auto";   ///< a family's name instead of config.json's, or a YAML description
 };
 
 /// In which order a block's linears are calibrated (DESIGN section 3).
@@ -25,13 +25,13 @@ enum class Order {
 };
 /// What the next block is fed with.
 enum class Propagate { quantized, floating };
-enum class Offload { none, cpu };
+enum class Offload { none, cpu, disk };
 
 struct PipelineConfig {
   Order order = Order::stage;
   Propagate propagate = Propagate::quantized;
   Offload offload = Offload::none;
-  std::int64_t memory = 0;  ///< bytes for activations of one microbatch; 0 = auto
+  std::int64_t memory = 0;  ///< bytes that the program may take beside the page cache; 0 = auto
 };
 
 enum class ExportFormat { dequantized };
@@ -63,6 +63,10 @@ struct JobConfig {
 /// Reads a native configuration, or MI-optimize's own (top key quant_config), which is translated
 /// first. Checks every key and value. @throws Error{config, unsupported}
 JobConfig read_job_config(const ConfigSource& source);
+
+/// With model.path as a path that exists: an id is looked up in the Hugging Face cache.
+/// @throws Error{config} without a model, Error{io} where there is none.
+JobConfig resolved(JobConfig config);
 
 /// Whether the file is one of MI-optimize's.
 bool is_mi_optimize(const ConfigSource& source);

@@ -2,6 +2,7 @@
 // its statistics, round its linears, go on with the quantized ones.
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -38,11 +39,17 @@ struct PipelineOptions {
   std::function<void(const PlannedLinear&, const at::Tensor& weight_OI, quantizer::StageHessian&)> survey;
   bool keep_blocks = false;
   bool strict = false;                        ///< an event ends the run
+  std::filesystem::path folder;               ///< of hidden states that rest on disk; empty: the system's for temporary files
   /// Sees each quantized linear when its block is done.
   std::function<void(const std::string& name, const quantizer::QuantizedLinear&)> on_linear;
   /// Sees each other tensor that transforms changed (norms, biases; rotated: the ends), as it is to be stored.
   std::function<void(const std::string& name, const at::Tensor&)> on_tensor;
 };
+
+/// Bytes that one token's activations take while a block is run over it.
+std::int64_t activation_bytes_per_token(const model::Architecture& architecture);
+/// Activations of a microbatch, of a budget of `memory` bytes (0: what the machine has).
+std::int64_t microbatch_bytes(std::int64_t memory);
 
 /// Whether any linear of the plan needs calibration data, or the recipe's allocation or distillation.
 bool needs_calibration(const std::vector<PlannedLinear>& plan, const quantizer::Recipe& recipe);

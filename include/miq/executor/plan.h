@@ -13,6 +13,7 @@ namespace miq::executor {
 
 struct PlannedLinear {
   std::string name;
+  std::int64_t layer, stage, group;  ///< where it stands: block, model::Stage, input of the stage (an expert's)
   std::int64_t out_features, in_features;
   quantizer::Choice choice;  ///< points into the recipe
 };

@@ -1,4 +1,4 @@
-// One decoder block, run whole or stage by stage. Shapes: B batch, T tokens, H hidden_size.
+// One decoder block, run whole or stage by stage. Shapes: B batch, T tokens, H hidden_size, E experts.
 #pragma once
 
 #include <memory>
@@ -11,23 +11,50 @@
 
 namespace miq::model {
 
+/// The stages of a block, in order: the linears of a stage read what the stage before left.
+enum Stage : std::int64_t { kQkv, kOut, kGateUp, kDown, kNumStages };
+
+/// Whether the stage reads a norm (q,k,v; gate,up). Between it and the next lies what is not linear.
+inline bool follows_norm(std::int64_t stage) { return stage == kQkv || stage == kGateUp; }
+
+/// Which tokens of a microbatch each expert gets, and with which weight.
+struct Routing {
+  std::vector<at::Tensor> tokens;   ///< per expert int64 [n], rows of the flattened [B * T], ascending
+  std::vector<at::Tensor> weights;  ///< per expert float32 [n]
+};
+
+/// Sends each row of x [N, H] to the best experts of the router: softmax over all experts in float32, the
+/// best `per_token` of them, their weights normalised where the family says so.
+/// Source: transformers modeling_mixtral, modeling_qwen3_moe.
+Routing route(const at::Tensor& x_NH, const at::Tensor& router_EH, const Experts& experts);
+
 /// What travels through a block for one microbatch.
 struct BlockState {
-  at::Tensor hidden_BTH;  ///< the residual stream, always float32
-  at::Tensor x;           ///< the current stage's input in the compute type, [B, T, in_features]
+  at::Tensor hidden_BTH;      ///< the residual stream, always float32
+  /// Inputs of the current stage in the compute type, one for each of its groups: [B, T, in_features], or
+  /// an expert's rows [n, in_features].
+  std::vector<at::Tensor> x;
+  Routing routing;            ///< of a mixture of experts, from kGateUp on
+};
+
+/// The MLP, or one expert. Fused: gate_up stands for gate and up.
+struct Mlp {
+  Linear gate, up, gate_up, down;
 };
 
 class Block {
  public:
+  /// A block without weights: its linears have their names and shapes.
   Block(std::shared_ptr<const Architecture> architecture, std::int64_t layer);
 
   std::int64_t layer() const { return layer_; }
-  std::int64_t num_stages() const { return static_cast<std::int64_t>(stages_.size()); }
-  /// The linears of stage `stage`, which all read BlockState::x of that stage.
-  std::vector<Linear*> stage(std::int64_t stage);
-  std::vector<Linear*> linears();  ///< of all stages, in order
+  std::int64_t num_stages() const { return kNumStages; }
+  /// The linears of a stage by the input they read: one group, or one for each expert.
+  std::vector<std::vector<Linear*>> groups(std::int64_t stage);
+  std::vector<Linear*> stage(std::int64_t stage);  ///< all of them
+  std::vector<Linear*> linears();                  ///< of all stages, in order
 
-  /// Sets state.x to the input of `stage`: the norm of the residual for the first stage of attention
+  /// Sets state.x to the inputs of `stage`: the norm of the residual for the first stage of attention
   /// and MLP; the others find it there already, left by end_stage of the stage before.
   void begin_stage(std::int64_t stage, BlockState& state, at::ScalarType compute_dtype) const;
   /// Runs the linears of `stage` on state.x and what follows them up to the next stage's input
@@ -38,14 +65,26 @@ class Block {
   at::Tensor forward(const at::Tensor& hidden_BTH, at::ScalarType compute_dtype, const RopeTable& rope,
                      KvCache* cache = nullptr) const;
 
-  Linear q, k, v, o, gate, up, down;
-  at::Tensor input_norm_H, post_attention_norm_H, q_norm_D, k_norm_D;  ///< undefined where absent
+  Linear q, k, v, o;
+  Linear qkv;              ///< in place of q, k, v in families that fuse them
+  std::vector<Mlp> mlps;   ///< one, or the experts
+  at::Tensor router_EH;    ///< of a mixture of experts, float32
+  at::Tensor input_norm_H, post_attention_norm_H;  ///< float32, as all norms
+  at::Tensor q_norm_D, k_norm_D, attention_out_norm_H, mlp_out_norm_H;  ///< undefined where absent
 
  private:
-  at::Tensor attend(const BlockState& state, const RopeTable& rope, KvCache* cache) const;
+  at::Tensor attend(const at::Tensor& x, const RopeTable& rope, KvCache* cache) const;
+  void add_to_residual(at::Tensor& hidden, const at::Tensor& y, const at::Tensor& norm_H) const;
   std::shared_ptr<const Architecture> architecture_;
   std::int64_t layer_;
-  std::vector<std::vector<Linear Block::*>> stages_;
 };
+
+/// The block's norms by their place: tensor name (with ".weight"), member, size. Absent ones are left out.
+struct NormPlace {
+  std::string name;
+  at::Tensor Block::*member;
+  std::int64_t size;
+};
+std::vector<NormPlace> norm_places(const Architecture& architecture, std::int64_t layer);
 
 }  // namespace miq::model

@@ -16,10 +16,11 @@ struct GenerateOptions {
   double top_p = 1;
   std::uint64_t seed = 42;
   bool stop_at_eos = true;
+  std::vector<std::int64_t> stop_ids;  ///< tokens that end the text as well
 };
 
 /// Continues `prompt` (not empty); `on_token` sees each new token as it comes. Returns the new ids,
-/// without the EOS that ended them. Holds the model's blocks if they are not held yet.
+/// without the EOS or stop token that ended them. Holds the model's blocks if its memory budget allows.
 std::vector<std::int64_t> generate(LanguageModel& model, const std::vector<std::int64_t>& prompt,
                                    const GenerateOptions& options,
                                    const std::function<void(std::int64_t)>& on_token = {});

@@ -13,11 +13,11 @@ namespace miq::model {
 
 class LanguageModel {
  public:
-  /// Opens a Hugging Face folder. Nothing but the embedding's place is looked up; blocks come from
+  /// Opens a Hugging Face folder or a .gguf file. Nothing but the embedding's place is looked up; blocks come from
   /// the mapped files when asked for. All tensors and their shapes are checked here, so that a
   /// missing one is found before any work. `compute_dtype`: of products; residuals are float32.
   /// @throws Error{io} naming a missing or misshapen tensor.
-  static LanguageModel open(const std::filesystem::path& folder, const std::string& family,
+  static LanguageModel open(const std::filesystem::path& path, const std::string& family,
                             at::ScalarType compute_dtype, const at::Device& device);
 
   const Architecture& architecture() const { return *architecture_; }
@@ -30,7 +30,10 @@ class LanguageModel {
   const at::Tensor& embedding_VH() const { return embedding_VH_; }
   const at::Tensor& final_norm_H() const { return final_norm_H_; }
   const at::Tensor& head_VH() const { return head_VH_; }
-  /// Other ends, for example rotated ones; a tied head becomes one of its own.
+  /// The head as the function has it: with normalised rows where the family normalises them.
+  at::Tensor function_head_VH() const;
+  /// Other ends, for example rotated ones; a tied head becomes one of its own, and no head is normalised
+  /// any more.
   void replace_ends(at::Tensor embedding_VH, at::Tensor final_norm_H, at::Tensor head_VH);
 
   /// ids [B, T] int64 -> [B, T, H] float32.
@@ -46,24 +49,34 @@ class LanguageModel {
   /// The blocks held in memory; empty until hold_blocks() or replace_blocks().
   std::vector<Block>& blocks() { return blocks_; }
   void hold_blocks();                              ///< loads all, converted
+  /// Memory that weights may take beside the page cache; 0 (the start): any. Where the blocks do not fit,
+  /// hold_blocks_if_they_fit() leaves them in the files, from where forward() reads them one by one.
+  void set_memory_budget(std::int64_t bytes) { memory_budget_ = bytes; }
+  std::int64_t memory_budget() const { return memory_budget_; }
+  void hold_blocks_if_they_fit();
   void replace_blocks(std::vector<Block> blocks);  ///< for example quantized ones
   /// Calls `visit` with each block in order: held ones, or loaded and dropped one by one.
   void for_each_block(const std::function<void(Block&)>& visit);
   const RopeTable& rope(std::int64_t positions) const;  ///< a table of at least so many positions
 
-  /// ids [B, T] -> logits [B, T, V] float32 (last_only: [B, 1, V]). Needs held blocks. With a cache,
-  /// ids follow the tokens in it.
+  /// ids [B, T] -> logits [B, T, V] float32 (last_only: [B, 1, V]), with the held blocks or with blocks
+  /// read one by one. With a cache, ids follow the tokens in it.
   at::Tensor forward(const at::Tensor& ids_BT, KvCache* cache = nullptr, bool last_only = false);
 
  private:
   LanguageModel() = default;
+  at::Tensor logits_in_parts(const at::Tensor& x) const;
+  void advise_block(std::int64_t layer, bool needed) const;
+  bool normalises_head() const { return architecture_->normalised_head && !head_is_normalised_; }
   std::shared_ptr<const Architecture> architecture_;
   std::shared_ptr<TensorSource> source_;
   at::ScalarType compute_dtype_ = at::kFloat;
   at::Device device_ = at::kCPU;
   at::Tensor embedding_VH_, head_VH_, final_norm_H_;
+  bool head_is_normalised_ = false;
   mutable at::Tensor head_compute_;  // head_VH_ in the compute type
   std::vector<Block> blocks_;
+  std::int64_t memory_budget_ = 0;
   mutable std::unique_ptr<RopeTable> rope_;
 };
 

@@ -26,6 +26,8 @@ struct Linear {
   std::shared_ptr<const LinearKernel> kernel;
 
   std::int64_t out_features = 0, in_features = 0;
+  bool biased = false;  ///< the checkpoint has a bias
+  bool exists() const { return out_features > 0; }
   /// x W^T + b in x's type; a weight of another type is converted for this call only.
   at::Tensor forward(const at::Tensor& x) const;
 };

@@ -28,6 +28,9 @@ class InputStatistics {
   /// multiplied in bfloat16 with float32 sums where the machine does that fast.
   void add(const at::Tensor& x, std::int64_t sequences);
 
+  /// Adds all that `other` has seen: of experts, whose inputs are parts of one.
+  void merge(const InputStatistics& other);
+
   /// [I, I] float32, symmetric. @throws Error{numeric} when an input was not finite.
   at::Tensor hessian() const;
   at::Tensor mean_abs() const;  ///< [I] float32, mean over tokens of |x|

@@ -6,10 +6,10 @@ namespace miq::model {
 Architecture family_qwen2(const ConfigJson& config) {
   Architecture a = read_common(config);
   a.qkv_bias = true;
-  const bool null_window = config.json().contains("sliding_window") && !config.has("sliding_window");
+  const bool null_window = config.states("sliding_window") && !config.has("sliding_window");
   if (config.flag("use_sliding_window", false) && !null_window) {
     // max_window_layers counts the lower layers with full attention; 0 is a legal value.
-    const auto layers = config.json().value("max_window_layers", nlohmann::json(28));
+    const nlohmann::json layers = config.states("max_window_layers") ? config.raw("max_window_layers") : nlohmann::json(28);
     if (!layers.is_number_unsigned() || layers.get<std::uint64_t>() > INT32_MAX)
       config.fail("max_window_layers", "must be a count of layers, not " + layers.dump());
     a.sliding_window =

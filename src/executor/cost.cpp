@@ -1,0 +1,84 @@
+#include "cost.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <chrono>
+#include <map>
+#include <set>
+#include <tuple>
+
+#include "miq/core/device.h"
+
+namespace miq::executor {
+
+using quantizer::LayerRecipe;
+using quantizer::TransformKind;
+
+Memory expected_memory(const model::LanguageModel& model, const std::vector<PlannedLinear>& plan, const PipelineConfig& pipeline,
+                       std::int64_t compute_bytes, std::int64_t tokens) {
+  const model::Architecture& a = model.architecture();
+  std::map<std::int64_t, std::int64_t> weights_of_block;
+  std::map<std::pair<std::int64_t, std::int64_t>, std::int64_t> statistics_of_stage;
+  std::set<std::tuple<std::int64_t, std::int64_t, std::int64_t>> counted;
+  std::int64_t widest = 0, largest = 0, largest_block = 0, statistics = 0;
+  for (const PlannedLinear& planned : plan) {
+    const std::int64_t count = planned.out_features * planned.in_features;
+    largest_block = std::max(largest_block, weights_of_block[planned.layer] += count);
+    if (planned.choice.layer->keep_float) continue;
+    largest = std::max(largest, count);
+    if (!quantizer::statistics_needs(*planned.choice.layer).hessian) continue;
+    widest = std::max(widest, planned.in_features);
+    // Of all of a layer's experts at once, where there are experts.
+    if (counted.emplace(planned.layer, planned.stage, planned.group).second)
+      statistics = std::max(statistics, statistics_of_stage[{planned.layer, planned.stage}] += planned.in_features * planned.in_features * 4);
+  }
+  Memory memory;
+  memory.program = std::int64_t{90} << 20;
+  memory.block = largest_block * ((tokens > 0 ? compute_bytes : 0) + 1);
+  memory.statistics = statistics;
+  memory.solve = 5 * widest * widest * 4 + 4 * largest * 4;
+  if (tokens == 0) return memory;
+  const std::int64_t inner = std::max(a.intermediate_size, a.experts.per_token * a.experts.intermediate_size);
+  if (pipeline.offload != Offload::disk)
+    memory.hidden = tokens * (a.hidden_size * 4 + std::max({a.hidden_size, a.q_size(), inner}) * compute_bytes);
+  memory.microbatch = std::min(microbatch_bytes(pipeline.memory), tokens * activation_bytes_per_token(a));
+  return memory;
+}
+
+namespace {
+
+// Operations a second of a product in this type, measured for a moment.
+double matrix_rate(at::ScalarType dtype, const at::Device& device) {
+  const at::Tensor x = at::randn({1024, 1024}, at::TensorOptions().device(device)).to(dtype);
+  double best = 0;
+  for (int i = 0; i < 6; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    at::linear(x, x).sum().item<float>();
+    best = std::max(best, 2 * 1024.0 * 1024 * 1024 / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
+}  // namespace
+
+// Forward passes, statistics, factors and roundings at the measured rates.
+double expected_seconds(const model::LanguageModel& model, const std::vector<PlannedLinear>& plan, std::int64_t tokens) {
+  const bool fast = has_fast_bfloat16(model.device());
+  const double forward_rate = matrix_rate(fast ? at::kBFloat16 : at::kFloat, model.device()), solve_rate = matrix_rate(at::kFloat, model.device());
+  double forward = 0, solve = 0;
+  for (const PlannedLinear& planned : plan) {
+    const LayerRecipe& recipe = *planned.choice.layer;
+    const double m = static_cast<double>(planned.out_features), n = static_cast<double>(planned.in_features);
+    const quantizer::StatisticsNeeds needs = quantizer::statistics_needs(recipe);
+    forward += 2 * static_cast<double>(tokens) * m * n * (recipe.transform.kind == TransformKind::awq ? 1.4 : 1);
+    if (needs.hessian) solve += m * n * n / 3 + n * n * n / 3;
+    if (needs.hessian) forward += static_cast<double>(tokens) * n * n / 2;
+    // Passes over the weight, at about 50 million weights a second and thread.
+    const double passes = recipe.keep_float ? 0 : recipe.range.kind == quantizer::RangeKind::mse ? 20 : recipe.rounding.kind == "hqq" ? 20 : recipe.rounding.kind == "spqr" ? 30 : 2;
+    solve += passes * m * n / (5e8 * at::get_num_threads()) * solve_rate;
+  }
+  return forward / forward_rate * 1.3 + solve / solve_rate + 1;
+}
+
+}  // namespace miq::executor

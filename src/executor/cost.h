@@ -1,0 +1,25 @@
+// What a quantization will take: memory and time, from shapes alone. docs/scaling.md explains and checks it.
+#pragma once
+
+#include "miq/executor/pipeline.h"
+
+namespace miq::executor {
+
+struct Memory {
+  std::int64_t program = 0;      ///< LibTorch and the program itself
+  std::int64_t block = 0;        ///< the block's weights in the compute type and its codes
+  std::int64_t statistics = 0;   ///< of one stage
+  std::int64_t solve = 0;        ///< working copies of one rounding: the Hessian's factor and the weight
+  std::int64_t hidden = 0;       ///< hidden states and inputs of a stage, unless they rest on disk
+  std::int64_t microbatch = 0;
+  std::int64_t total() const { return program + block + statistics + solve + hidden + microbatch; }
+};
+
+/// Memory beside the page cache. `compute_bytes`: of an element in the calibration's type; `tokens`: of calibration.
+Memory expected_memory(const model::LanguageModel& model, const std::vector<PlannedLinear>& plan, const PipelineConfig& pipeline,
+                       std::int64_t compute_bytes, std::int64_t tokens);
+
+/// Seconds on this machine, whose matrix rates are measured for a moment.
+double expected_seconds(const model::LanguageModel& model, const std::vector<PlannedLinear>& plan, std::int64_t tokens);
+
+}  // namespace miq::executor

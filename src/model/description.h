@@ -1,0 +1,29 @@
+// A user's own variant of a known family, in YAML (docs/add-a-model.md): `model.architecture: my.yaml`.
+#pragma once
+
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "miq/model/architecture.h"
+
+namespace miq::model {
+
+struct Description {
+  std::string based_on = "llama";            ///< the family whose rules hold where nothing else is said
+  std::map<std::string, std::string> keys;   ///< the family's key -> the key of this model's config.json
+  nlohmann::json values = nlohmann::json::object();  ///< over config.json, under the family's keys
+  std::map<std::string, std::string> tensors;        ///< place ("q", "embedding") -> tensor name
+  /// Features; what is not given stays as the family has it.
+  std::map<std::string, bool> flags;
+  std::optional<Positions> positions;
+};
+
+/// @throws Error{io} unreadable, Error{config} with file:line:column for a key or value it does not know.
+Description read_description(const std::string& file);
+
+/// Puts names and features in place. @throws Error{config} for what contradicts itself.
+void describe(const Description& description, Architecture& architecture);
+
+}  // namespace miq::model

@@ -1,0 +1,246 @@
+#include "gguf_model.h"
+
+#include <ATen/ATen.h>
+
+#include <optional>
+
+#include "miq/core/error.h"
+
+namespace miq::model {
+namespace {
+
+using Json = nlohmann::json;
+
+struct GgufFamily {
+  const char* architecture;
+  const char* family;
+  bool permuted;  ///< rows of q and k stand in the order of interleaved rotation
+  const char *router, *expert, *expert_gate, *expert_up, *expert_down;
+};
+constexpr GgufFamily kFamilies[] = {
+    {"llama", "llama", true, "", "", "", "", ""},
+    {"llama", "mixtral", true, "block_sparse_moe.gate", "block_sparse_moe.experts.", "w1", "w3", "w2"},  // with experts
+    {"qwen2", "qwen2", false, "", "", "", "", ""},
+    {"qwen3", "qwen3", false, "", "", "", "", ""},
+    {"qwen3moe", "qwen3_moe", false, "mlp.gate", "mlp.experts.", "gate_proj", "up_proj", "down_proj"},
+};
+
+[[noreturn]] void malformed(const GgufFile& file, const std::string& key, const std::string& what) {
+  throw Error(ErrorKind::io, "the metadata '" + key + "' " + what, file.path().string(),
+              "the file is damaged, or was made for a program that needs less");
+}
+
+// Metadata keys of the file's architecture, checked.
+class Keys {
+ public:
+  explicit Keys(const GgufFile& file) : file_(file) {
+    architecture_ = text("general.architecture");
+    prefix_ = architecture_ + ".";
+  }
+  const std::string& architecture() const { return architecture_; }
+  std::optional<std::int64_t> whole(const std::string& key) const {
+    const Json* value = find(prefix_ + key);
+    if (value == nullptr) return std::nullopt;
+    if (!value->is_number_integer() || value->get<std::int64_t>() < 0 || value->get<std::int64_t>() > INT32_MAX)
+      malformed(file_, prefix_ + key, "is not a count, but " + value->dump().substr(0, 60));
+    return value->get<std::int64_t>();
+  }
+  std::int64_t size(const std::string& key) const {
+    const auto value = whole(key);
+    if (!value) malformed(file_, prefix_ + key, "is missing");
+    return *value;
+  }
+  std::optional<double> real(const std::string& key) const {
+    const Json* value = find(prefix_ + key);
+    if (value == nullptr) return std::nullopt;
+    if (!value->is_number()) malformed(file_, prefix_ + key, "is not a number");
+    return value->get<double>();
+  }
+  std::string text(const std::string& key) const {
+    const Json* value = find(key);
+    if (value == nullptr) malformed(file_, key, "is missing");
+    if (!value->is_string()) malformed(file_, key, "is not text");
+    return value->get<std::string>();
+  }
+  std::string own_text(const std::string& key, const std::string& fallback) const {
+    return find(prefix_ + key) == nullptr ? fallback : text(prefix_ + key);
+  }
+  const Json* find(const std::string& key) const {
+    const auto found = file_.metadata().find(key);
+    return found == file_.metadata().end() ? nullptr : &*found;
+  }
+
+ private:
+  const GgufFile& file_;
+  std::string architecture_, prefix_;
+};
+
+const GgufFamily& family_of(const GgufFile& file, const Keys& keys) {
+  const bool experts = keys.whole("expert_count").value_or(0) > 0;
+  std::string known;
+  for (const GgufFamily& family : kFamilies) {
+    if (keys.architecture() == family.architecture && experts == (*family.router != '\0')) return family;
+    known += std::string(known.empty() ? "" : ", ") + family.architecture;
+  }
+  throw Error(ErrorKind::unsupported, "a GGUF file of the architecture '" + keys.architecture() + "'" + (experts ? " with experts" : ""),
+              file.path().string(), "read from GGUF are " + known + "; give the original Hugging Face folder");
+}
+
+// Rotation: llama.cpp keeps llama3's scaling as one divisor for each frequency in a tensor.
+Json rope_of(const GgufFile& file, const Keys& keys) {
+  Json rope = {{"rope_type", "default"}};
+  if (const auto theta = keys.real("rope.freq_base")) rope["rope_theta"] = *theta;
+  const std::string type = keys.own_text("rope.scaling.type", "none");
+  if (type == "linear" || type == "yarn") {
+    rope["rope_type"] = type;
+    rope["factor"] = keys.real("rope.scaling.factor").value_or(1);
+    if (const auto original = keys.whole("rope.scaling.original_context_length")) rope["original_max_position_embeddings"] = *original;
+  } else if (type != "none") {
+    throw Error(ErrorKind::unsupported, "rotary scaling of the type '" + type + "'", file.path().string());
+  }
+  constexpr const char* kFactors = "rope_freqs.weight";
+  if (file.tensors().count(kFactors) == 0) return rope;
+  rope["rope_type"] = "factors";
+  rope["factors"] = Json::array();
+  const at::Tensor factors = file.tensor(kFactors).to(at::kDouble).flatten();
+  for (std::int64_t k = 0; k < factors.size(0); ++k) rope["factors"].push_back(factors[k].item<double>());
+  return rope;
+}
+
+// What most of the matrices are stored as.
+const char* stored_dtype(const GgufFile& file) {
+  std::map<std::string, std::int64_t> bytes;
+  for (const auto& [name, tensor] : file.tensors()) bytes[ggml_type_name(tensor.type)] += tensor.bytes;
+  std::string most;
+  for (const auto& [type, count] : bytes)
+    if (most.empty() || count > bytes[most]) most = type;
+  return most == "F32" ? "float32" : most == "BF16" ? "bfloat16" : "float16";
+}
+
+class GgufSource : public TensorSource {
+ public:
+  explicit GgufSource(const GgufFile& file) : file_(file) {
+    const Keys keys(file_);
+    const GgufFamily& family = family_of(file_, keys);
+    const std::int64_t heads = keys.size("attention.head_count"), kv_heads = keys.whole("attention.head_count_kv").value_or(heads);
+    place("token_embd", "model.embed_tokens", {});
+    place("output_norm", "model.norm", {});
+    place("output", "lm_head", {});
+    const std::int64_t layers = keys.size("block_count");
+    for (std::int64_t l = 0; l < layers && l < static_cast<std::int64_t>(file_.tensors().size()); ++l) {
+      const std::string from = "blk." + std::to_string(l) + ".", to = "model.layers." + std::to_string(l) + ".";
+      const std::pair<const char*, const char*> names[] = {
+          {"attn_norm", "input_layernorm"},  {"ffn_norm", "post_attention_layernorm"}, {"attn_v", "self_attn.v_proj"},
+          {"attn_output", "self_attn.o_proj"}, {"attn_q_norm", "self_attn.q_norm"},    {"attn_k_norm", "self_attn.k_norm"},
+          {"ffn_gate", "mlp.gate_proj"},     {"ffn_up", "mlp.up_proj"},                {"ffn_down", "mlp.down_proj"}};
+      for (const auto& [ours, theirs] : names) place(from + ours, to + theirs, {});
+      place(from + "attn_q", to + "self_attn.q_proj", {.heads = family.permuted ? heads : 0});
+      place(from + "attn_k", to + "self_attn.k_proj", {.heads = family.permuted ? kv_heads : 0});
+      if (*family.router == '\0') continue;
+      place(from + "ffn_gate_inp", to + family.router, {});
+      for (std::int64_t e = 0; e < keys.size("expert_count"); ++e) {
+        const std::string expert = to + family.expert + std::to_string(e) + ".";
+        place(from + "ffn_gate_exps", expert + family.expert_gate, {.expert = e});
+        place(from + "ffn_up_exps", expert + family.expert_up, {.expert = e});
+        place(from + "ffn_down_exps", expert + family.expert_down, {.expert = e});
+      }
+    }
+  }
+
+  std::vector<TensorSpec> specs() const override {
+    std::vector<TensorSpec> all;
+    for (const auto& [name, place] : places_) all.push_back(place.spec);
+    return all;
+  }
+  bool has(const std::string& name) const override { return places_.count(name) != 0; }
+  at::Tensor tensor(const std::string& name) const override {
+    const auto found = places_.find(name);
+    if (found == places_.end()) throw Error(ErrorKind::io, "the file has no tensor for '" + name + "'", file_.path().string());
+    const Place& place = found->second;
+    if (place.options.expert >= 0) return file_.rows(place.from, place.options.expert, 1).squeeze(0);
+    const at::Tensor t = file_.tensor(place.from);
+    const std::int64_t heads = place.options.heads;
+    if (heads == 0) return t;
+    if (t.size(0) % (2 * heads) != 0)
+      throw Error(ErrorKind::io, "tensor '" + place.from + "' has " + std::to_string(t.size(0)) + " rows for " + std::to_string(heads) + " heads", file_.path().string());
+    return t.unflatten(0, {heads, t.size(0) / heads / 2, 2}).transpose(1, 2).flatten(0, 2).contiguous();
+  }
+  void advise(const std::string& name, bool needed) const override {
+    const auto found = places_.find(name);
+    if (found != places_.end()) file_.advise(found->second.from, needed);
+  }
+  bool gives_views() const override {
+    return std::all_of(file_.tensors().begin(), file_.tensors().end(), [](const auto& entry) { return ggml_is_plain(entry.second.type); });
+  }
+  std::int64_t bytes() const override {
+    std::int64_t sum = 0;
+    for (const auto& [name, tensor] : file_.tensors()) sum += tensor.bytes;
+    return sum;
+  }
+
+ private:
+  struct Options {
+    std::int64_t heads = 0;    ///< whose rows are permuted
+    std::int64_t expert = -1;  ///< of a tensor that holds all of them
+  };
+  struct Place {
+    std::string from;
+    Options options;
+    TensorSpec spec;
+  };
+  void place(const std::string& from, const std::string& to, const Options& options) {
+    for (const char* part : {".weight", ".bias"}) {
+      const auto found = file_.tensors().find(from + part);
+      if (found == file_.tensors().end()) continue;
+      TensorSpec spec{to + part, ggml_value_dtype(found->second.type), found->second.shape};
+      if (options.expert >= 0) {
+        if (spec.shape.size() != 3 || options.expert >= spec.shape[0]) continue;
+        spec.shape.erase(spec.shape.begin());
+      }
+      places_[to + part] = {from + part, options, std::move(spec)};
+    }
+  }
+
+  GgufFile file_;
+  std::map<std::string, Place> places_;
+};
+
+}  // namespace
+
+Json gguf_config(const GgufFile& file) {
+  const Keys keys(file);
+  const GgufFamily& family = family_of(file, keys);
+  const auto has = [&](const char* name) { return file.tensors().count(name) != 0; };
+  const auto embedding = file.tensors().find("token_embd.weight");
+  if (embedding == file.tensors().end() || embedding->second.shape.size() != 2)
+    throw Error(ErrorKind::io, "the file has no tensor 'token_embd.weight' of two axes", file.path().string());
+  const std::int64_t heads = keys.size("attention.head_count");
+  Json config = {{"model_type", family.family},
+                 {"hidden_size", keys.size("embedding_length")},
+                 {"num_hidden_layers", keys.size("block_count")},
+                 {"num_attention_heads", heads},
+                 {"num_key_value_heads", keys.whole("attention.head_count_kv").value_or(heads)},
+                 {"intermediate_size", keys.size("feed_forward_length")},
+                 {"rms_norm_eps", keys.real("attention.layer_norm_rms_epsilon").value_or(1e-5)},
+                 {"max_position_embeddings", keys.whole("context_length").value_or(2048)},
+                 {"vocab_size", embedding->second.shape[0]},
+                 {"hidden_act", "silu"},
+                 {"tie_word_embeddings", !has("output.weight")},
+                 {"attention_bias", has("blk.0.attn_q.bias") && has("blk.0.attn_output.bias")},
+                 {"rope_parameters", rope_of(file, keys)},
+                 {"torch_dtype", stored_dtype(file)}};
+  if (const auto head_dim = keys.whole("attention.key_length")) config["head_dim"] = *head_dim;
+  if (*family.router != '\0') {
+    config["num_local_experts"] = keys.size("expert_count");
+    config["num_experts_per_tok"] = keys.size("expert_used_count");
+    config["moe_intermediate_size"] = keys.whole("expert_feed_forward_length").value_or(keys.size("feed_forward_length"));
+    config["norm_topk_prob"] = true;
+  }
+  for (const char* key : {"bos_token_id", "eos_token_id"})
+    if (const Json* id = keys.find(std::string("tokenizer.ggml.") + key)) config[key] = *id;
+  return config;
+}
+
+std::shared_ptr<TensorSource> open_gguf(const GgufFile& file) { return std::make_shared<GgufSource>(file); }
+
+}  // namespace miq::model
