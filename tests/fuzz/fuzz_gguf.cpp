@@ -1,4 +1,5 @@
-#include "fuzz.h"
+// A GGUF file, its tensors and its tokenizer.
+#include "fuzz_tokenizer.h"
 #include "miq/core/gguf.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -10,5 +11,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       if (info.shape.size() > 1 && info.shape[0] > 1) miq::fuzz::touch(file.rows(name, 1, 1));
       miq::fuzz::touch(file.tensor(name));
     }
+    miq::fuzz::try_tokenizer([&] { return miq::dataset::make_gguf_tokenizer(file.metadata(), "fuzzed"); });
   });
 }

@@ -79,6 +79,22 @@ def gguf():
               14: (256, 210), 20: (32, 18), 23: (256, 136), 1: (1, 2), 30: (1, 2), 28: (1, 8), 24: (1, 1), 18: (256, 98), 99: (1, 1)}
     for kind, (length, size) in blocks.items():
         yield file([], [tensor(b"w", [length, 2], kind, 0)], bytes(range(256)) * 3 if size > 100 else bytes(96), 2 if kind == 8 else 3)
+    def value(name, kind, packed):
+        return text(b"tokenizer.ggml." + name) + struct.pack("<I", kind) + packed
+
+    def array(name, kind, items):
+        return value(name, 9, struct.pack("<IQ", kind, len(items)) + b"".join(items))
+
+    def texts(words):
+        return [text(word.encode()) for word in words]
+
+    tokens = ["<unk>", "<s>", "</s>", "<0x41>", "\u2581", "l", "o", "lo", "\u2581lo"]
+    yield file([value(b"model", 8, text(b"llama")), array(b"tokens", 8, texts(tokens)), array(b"scores", 6, [struct.pack("<f", -i) for i in range(9)]),
+                array(b"token_type", 5, [struct.pack("<i", kind) for kind in (2, 3, 3, 6, 1, 1, 1, 1, 4)]), value(b"bos_token_id", 4, struct.pack("<I", 1)),
+                value(b"add_space_prefix", 7, b"\1"), value(b"add_bos_token", 7, b"\1")], [], b"")
+    for pre in (b"llama-bpe", b"smollm", b"qwen2", b"none"):
+        yield file([value(b"model", 8, text(b"gpt2")), value(b"pre", 8, text(pre)), array(b"tokens", 8, texts(["H", "e", "l", "o", "\u0120", "He", "lo", "<s>"])),
+                    array(b"merges", 8, texts(["H e", "l o"])), array(b"token_type", 5, [struct.pack("<i", kind) for kind in (1, 1, 1, 1, 1, 1, 1, 3)])], [], b"")
     yield file([], [tensor(b"w", [2**62, 2**62], 0, 0)], bytes(64))
     yield file([text(b"a") + struct.pack("<IIQ", 9, 0, 2**62)], [], b"")
 
@@ -116,6 +132,42 @@ def tokenizer_json():
     yield b"[" * 300
 
 
+def tokenizer_model():
+    def varint(value):
+        out = b""
+        while value > 127:
+            out += bytes([value & 127 | 128])
+            value >>= 7
+        return out + bytes([value])
+
+    def field(number, value):
+        if isinstance(value, bytes):
+            return varint(number << 3 | 2) + varint(len(value)) + value
+        if isinstance(value, float):
+            return varint(number << 3 | 5) + struct.pack("<f", value)
+        return varint(number << 3) + varint(value)
+
+    def piece(text, score=0.0, kind=1):
+        return field(1, field(1, text.encode()) + field(2, score) + field(3, kind))
+
+    def model(kind, normalizer=b"", more=b""):
+        pieces = piece("<unk>", 0.0, 2) + piece("<s>", 0.0, 3) + piece("</s>", 0.0, 3) + b"".join(piece(f"<0x{i:02X}>", 0.0, 6) for i in range(256))
+        pieces += b"".join(piece(text, -float(i)) for i, text in enumerate(["\u2581", "l", "o", "H", "e", "lo", "He", "\u2581w"]))
+        trainer = field(3, kind) + field(35, 1) + field(40, 0) + field(41, 1) + field(42, 2)
+        return pieces + more + field(2, trainer) + field(3, normalizer + field(3, 1) + field(4, 0) + field(5, 1))
+
+    # A character map is a length, a trie of that many bytes and texts.
+    trie = struct.pack("<I", 1024) + struct.pack("<256I", *([0x400] + [0] * 255)) + b"a\0b\0"
+    for rules in range(4):
+        for kind in (1, 2):
+            yield bytes([rules]) + model(kind)
+    yield b"\0" + model(2, field(1, b"nmt_nfkc") + field(2, trie))
+    yield b"\0" + model(2, more=piece("<h2>", 0.0, 4) + piece("unused", 0.0, 5))
+    yield b"\0" + model(2)[:700]
+    yield b"\0IQ== 0\nIg== 1\nIyQl 2\n"
+    yield b"\0IQ== 0\nIg== 4294967296\n"
+
+
 def yaml():
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         yield path.read_bytes()
@@ -134,6 +186,7 @@ DICTIONARIES = {
     "gguf": ["general.alignment", "\xff\xff\xff\xff\xff\xff\xff\x7f", "\x00\x00\x00\x00\x00\x00\x00\x40"],
     "tokenizer_json": ["type", "Sequence", "Replace", "Regex", "String", "ByteLevel", "Metaspace", "Split", "behavior", "Removed", "MergedWithPrevious",
                        "normalizers", "pretokenizers", "decoders", "added_tokens", "single_word", "lstrip", "normalized", "<0x41>", "\\\\p{L}"],
+    "tokenizer_model": ["\x0a", "\x12", "\x1a", "\x18\x02", "<0x41>", "<unk>"],
     "yaml": ["recipe:", "preset:", "rules:", "match:", "grid:", "bits:", "group_size:", "granularity:", "rounding:", "transform:", "range:", "activation:",
              "allocate:", "quant_config:", "algo:", "kwargs:", "calibration:", "evaluation:", "perplexity:", "export:", "pipeline:", "&a", "*a", "<<:"],
 }
@@ -141,7 +194,7 @@ DICTIONARIES = {
 
 def main():
     folder = Path(sys.argv[1])
-    for make in (safetensors, torch_bin, gguf, tokenizer_json, yaml):
+    for make in (safetensors, torch_bin, gguf, tokenizer_json, tokenizer_model, yaml):
         target = folder / make.__name__
         target.mkdir(parents=True, exist_ok=True)
         for i, content in enumerate(make()):
