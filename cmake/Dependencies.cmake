@@ -21,7 +21,9 @@ find_package(nlohmann_json REQUIRED)
 find_package(spdlog REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(Threads REQUIRED)
-find_package(OpenMP REQUIRED)  # at::parallel_for is serial without it; at run time it is LibTorch's own libgomp
+if(NOT MIQ_FUZZ)  # Clang's is another package, and fuzzing wants one thread
+  find_package(OpenMP REQUIRED)  # at::parallel_for is serial without it; at run time it is LibTorch's own libgomp
+endif()
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(SentencePiece REQUIRED IMPORTED_TARGET sentencepiece)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)

@@ -32,8 +32,10 @@ function(miq_options target)
   # GCC 12 sees faults in its own std::string and std::regex that are not there (GCC bug 105651).
   # -fno-math-errno, -fno-trapping-math: LibTorch is built so too; they change no result.
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wno-unused-parameter
-    -Wno-stringop-overflow -Wno-array-bounds -Wno-restrict -Wno-maybe-uninitialized -fno-math-errno
-    -fno-trapping-math -fpch-preprocess $<$<BOOL:${MIQ_WERROR}>:-Werror>)
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-stringop-overflow -Wno-array-bounds -Wno-restrict -Wno-maybe-uninitialized -fpch-preprocess>
+    $<$<CXX_COMPILER_ID:Clang>:SHELL:-Xclang -fno-pch-timestamp>
+    $<$<CXX_COMPILER_ID:Clang>:-Wno-unknown-pragmas> -fno-math-errno -fno-trapping-math
+    $<$<BOOL:${MIQ_WERROR}>:-Werror>)
   if(MIQ_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=${MIQ_SANITIZE} -fno-omit-frame-pointer
       -fno-sanitize-recover=undefined)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up where needed, builds, and runs every test. Beside a folder ../shared with golden data, the
 # golden tests must run, and a real 135M LLaMA is made for them once; elsewhere they say that they
-# were skipped.
+# were skipped. There the fuzz targets run for ten seconds each as well, unless MIQ_FUZZ is 0 or ctest gets arguments.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./scripts/build.sh release
@@ -25,3 +25,6 @@ else
   echo "test: no ../shared: golden tests and those on SmolLM2 will be skipped"
 fi
 ctest --preset release --output-on-failure "$@"
+if [[ -d $shared/golden && ${MIQ_FUZZ:-1} != 0 && $# == 0 ]]; then
+  ./scripts/fuzz.sh 10
+fi

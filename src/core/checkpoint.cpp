@@ -35,7 +35,8 @@ class FilesSource : public TensorSource {
   at::Tensor tensor(const std::string& name) const override {
     const auto found = file_of_.find(name);
     if (found == file_of_.end())
-      throw Error(ErrorKind::io, "the checkpoint has no tensor '" + name + "'", files_.front().path().parent_path().string());
+      throw Error(ErrorKind::io, "the checkpoint has no tensor '" + name + "'",
+                  files_.front().path().parent_path().string());
     return found->second->tensor(name);
   }
   void advise(const std::string& name, bool needed) const override {
@@ -84,7 +85,8 @@ std::shared_ptr<TensorSource> open_sharded(const fs::path& index) {
     files.push_back(File::open(folder / shard));
     for (const std::string& name : names)
       if (!files.back().has(name))
-        throw Error(ErrorKind::io, "the index places tensor '" + name + "' in this shard, which lacks it", (folder / shard).string());
+        throw Error(ErrorKind::io, "the index places tensor '" + name + "' in this shard, which lacks it",
+                    (folder / shard).string());
   }
   return std::make_shared<FilesSource<File>>(std::move(files));
 }
@@ -113,8 +115,9 @@ std::shared_ptr<TensorSource> open_checkpoint(const fs::path& path) {
   if (fs::exists(path / kIndex, problem)) return open_sharded<SafetensorsFile>(path / kIndex);
   if (fs::exists(path / kTorchSingle, problem)) return open_single<TorchFile>(path / kTorchSingle);
   if (fs::exists(path / kTorchIndex, problem)) return open_sharded<TorchFile>(path / kTorchIndex);
-  throw Error(ErrorKind::io, std::string("no weights here: none of ") + kSingle + ", " + kTorchSingle + " and their indices", path.string(),
-              "give the folder of a Hugging Face checkpoint");
+  throw Error(ErrorKind::io,
+              std::string("no weights here: none of ") + kSingle + ", " + kTorchSingle + " and their indices",
+              path.string(), "give the folder of a Hugging Face checkpoint");
 }
 
 CheckpointWriter::CheckpointWriter(fs::path folder, const std::vector<TensorSpec>& specs, std::int64_t shard_bytes)
@@ -149,7 +152,8 @@ CheckpointWriter::CheckpointWriter(fs::path folder, const std::vector<TensorSpec
 
 void CheckpointWriter::write(const std::string& name, const at::Tensor& tensor) {
   const auto found = shard_of_.find(name);
-  if (found == shard_of_.end()) throw Error(ErrorKind::internal, "tensor '" + name + "' was not announced", folder_.string());
+  if (found == shard_of_.end())
+    throw Error(ErrorKind::internal, "tensor '" + name + "' was not announced", folder_.string());
   SafetensorsWriter& shard = shards_[found->second];
   shard.write(name, tensor);
   if (shard.complete()) shard.finish();

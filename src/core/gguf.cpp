@@ -18,8 +18,8 @@ namespace {
 
 enum ValueType : std::uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64 };
 
-constexpr std::int64_t kMaxValues = std::int64_t{1} << 22;     // in all arrays: JSON takes several times the file's bytes
-constexpr std::int64_t kMaxText = std::int64_t{1} << 26;       // bytes of one text
+constexpr std::int64_t kMaxValues = std::int64_t{1} << 22;  // in all arrays: JSON takes several times the file's bytes
+constexpr std::int64_t kMaxText = std::int64_t{1} << 26;    // bytes of one text
 constexpr std::int64_t kMaxKeys = std::int64_t{1} << 16;
 constexpr std::int64_t kMinTensorBytes = 8 + 4 + 4 + 8, kMinKeyBytes = 8 + 4 + 1;
 constexpr std::size_t kMaxAxesOfGgml = 4;
@@ -51,9 +51,10 @@ class GgufReader {
     at_ = 4;
     const auto version = number<std::uint32_t>();
     if (version != 2 && version != 3)
-      throw Error(ErrorKind::unsupported,
-                  version << 16 == 0 ? std::string("a big-endian GGUF file") : "GGUF version " + std::to_string(version),
-                  file_.path().string(), "convert it anew with a recent llama.cpp");
+      throw Error(
+          ErrorKind::unsupported,
+          version << 16 == 0 ? std::string("a big-endian GGUF file") : "GGUF version " + std::to_string(version),
+          file_.path().string(), "convert it anew with a recent llama.cpp");
     const std::int64_t tensors = count(kMinTensorBytes, "tensors"), keys = count(kMinKeyBytes, "keys");
     if (keys > kMaxKeys) malformed(std::to_string(keys) + " keys");
     gguf_.metadata_ = nlohmann::json::object();
@@ -149,7 +150,8 @@ class GgufReader {
     tensor.type = number<std::int32_t>();
     const GgmlType* const type = find_ggml_type(tensor.type);
     if (type == nullptr)
-      throw Error(ErrorKind::unsupported, "tensor '" + printable(tensor.name) + "' is of an unknown " + ggml_type_name(tensor.type),
+      throw Error(ErrorKind::unsupported,
+                  "tensor '" + printable(tensor.name) + "' is of an unknown " + ggml_type_name(tensor.type),
                   file_.path().string(), "convert it to one of the usual types with llama.cpp");
     const std::int64_t row = tensor.shape.empty() ? 1 : tensor.shape.back();
     if (row % type->block != 0)
@@ -170,7 +172,8 @@ class GgufReader {
     std::int64_t expected = 0;
     for (GgufTensor& tensor : tensors) {
       if (tensor.offset != expected)
-        malformed(tensor.name, "its data starts at " + std::to_string(tensor.offset) + ", not at " + std::to_string(expected));
+        malformed(tensor.name,
+                  "its data starts at " + std::to_string(tensor.offset) + ", not at " + std::to_string(expected));
       tensor.offset += start;
       if (tensor.bytes > file_.size() - tensor.offset)
         malformed(tensor.name, "its " + std::to_string(tensor.bytes) + " bytes reach beyond the file's end");
@@ -209,10 +212,12 @@ std::optional<fs::path> find_gguf(const fs::path& path) {
   return found;
 }
 
-GgufFile GgufFile::open(const fs::path& path) {
+GgufFile GgufFile::open(const fs::path& path) { return open(MappedFile::open(path)); }
+
+GgufFile GgufFile::open(std::shared_ptr<const MappedFile> mapping) {
   GgufFile file;
-  file.path_ = path;
-  file.mapping_ = MappedFile::open(path);
+  file.path_ = mapping->path();
+  file.mapping_ = std::move(mapping);
   GgufReader(file).read();
   return file;
 }
@@ -230,7 +235,9 @@ at::Tensor GgufFile::rows(const std::string& name, std::int64_t begin, std::int6
   const GgufTensor& tensor = found->second;
   std::vector<std::int64_t> shape = tensor.shape;
   if (shape.size() < 2 || begin < 0 || count < 0 || begin > shape[0] || count > shape[0] - begin)
-    throw Error(ErrorKind::internal, "rows " + std::to_string(begin) + " + " + std::to_string(count) + " of tensor '" + name + "'", path_.string());
+    throw Error(ErrorKind::internal,
+                "rows " + std::to_string(begin) + " + " + std::to_string(count) + " of tensor '" + name + "'",
+                path_.string());
   const std::int64_t entry_bytes = shape[0] == 0 ? 0 : tensor.bytes / shape[0];
   shape[0] = count;
   return read(tensor, shape, tensor.offset + begin * entry_bytes);
@@ -240,8 +247,9 @@ at::Tensor GgufFile::read(const GgufTensor& tensor, const std::vector<std::int64
   if (const auto plain = plain_type(tensor.type)) return mapped_tensor(mapping_, offset, shape, *plain);
   const GgmlType& type = *find_ggml_type(tensor.type);
   if (type.dequantize == nullptr)
-    throw Error(ErrorKind::unsupported, "tensor '" + printable(tensor.name) + "' is of type " + type.name + ", which cannot be read", path_.string(),
-                "convert the model to another type with llama.cpp, for example Q8_0");
+    throw Error(ErrorKind::unsupported,
+                "tensor '" + printable(tensor.name) + "' is of type " + type.name + ", which cannot be read",
+                path_.string(), "convert the model to another type with llama.cpp, for example Q8_0");
   at::Tensor values = at::empty(shape, at::kFloat);
   const auto* const data = reinterpret_cast<const std::uint8_t*>(mapping_->data() + offset);
   float* const out = values.mutable_data_ptr<float>();

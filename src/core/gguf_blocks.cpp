@@ -55,7 +55,9 @@ MIQ_INLINE void nibbles(Bytes data, float* values, std::int64_t blocks) {
   }
 }
 
-MIQ_VECTORISED void q4_0(Bytes data, float* values, std::int64_t blocks) { nibbles<false, false>(data, values, blocks); }
+MIQ_VECTORISED void q4_0(Bytes data, float* values, std::int64_t blocks) {
+  nibbles<false, false>(data, values, blocks);
+}
 MIQ_VECTORISED void q4_1(Bytes data, float* values, std::int64_t blocks) { nibbles<false, true>(data, values, blocks); }
 MIQ_VECTORISED void q5_0(Bytes data, float* values, std::int64_t blocks) { nibbles<true, false>(data, values, blocks); }
 MIQ_VECTORISED void q5_1(Bytes data, float* values, std::int64_t blocks) { nibbles<true, true>(data, values, blocks); }
@@ -115,7 +117,9 @@ MIQ_INLINE void scaled_nibbles(Bytes data, float* values, std::int64_t blocks) {
   }
 }
 
-MIQ_VECTORISED void q4_k(Bytes data, float* values, std::int64_t blocks) { scaled_nibbles<false>(data, values, blocks); }
+MIQ_VECTORISED void q4_k(Bytes data, float* values, std::int64_t blocks) {
+  scaled_nibbles<false>(data, values, blocks);
+}
 MIQ_VECTORISED void q5_k(Bytes data, float* values, std::int64_t blocks) { scaled_nibbles<true>(data, values, blocks); }
 
 MIQ_VECTORISED void q6_k(Bytes data, float* values, std::int64_t blocks) {
@@ -163,17 +167,17 @@ MIQ_VECTORISED void iq4_xs(Bytes data, float* values, std::int64_t blocks) {
 }
 
 constexpr GgmlType kTypes[] = {
-    {0, "F32", 1, 4, nullptr},         {1, "F16", 1, 2, nullptr},         {2, "Q4_0", 32, 18, q4_0},
-    {3, "Q4_1", 32, 20, q4_1},         {6, "Q5_0", 32, 22, q5_0},         {7, "Q5_1", 32, 24, q5_1},
-    {8, "Q8_0", 32, 34, q8_0},         {9, "Q8_1", 32, 36, nullptr},      {10, "Q2_K", 256, 84, q2_k},
-    {11, "Q3_K", 256, 110, q3_k},      {12, "Q4_K", 256, 144, q4_k},      {13, "Q5_K", 256, 176, q5_k},
-    {14, "Q6_K", 256, 210, q6_k},      {15, "Q8_K", 256, 292, nullptr},   {16, "IQ2_XXS", 256, 66, nullptr},
-    {17, "IQ2_XS", 256, 74, nullptr},  {18, "IQ3_XXS", 256, 98, nullptr}, {19, "IQ1_S", 256, 50, nullptr},
-    {20, "IQ4_NL", 32, 18, iq4_nl},    {21, "IQ3_S", 256, 110, nullptr},  {22, "IQ2_S", 256, 82, nullptr},
-    {23, "IQ4_XS", 256, 136, iq4_xs},  {24, "I8", 1, 1, nullptr},         {25, "I16", 1, 2, nullptr},
-    {26, "I32", 1, 4, nullptr},        {27, "I64", 1, 8, nullptr},        {28, "F64", 1, 8, nullptr},
-    {29, "IQ1_M", 256, 56, nullptr},   {30, "BF16", 1, 2, nullptr},       {34, "TQ1_0", 256, 54, nullptr},
-    {35, "TQ2_0", 256, 66, nullptr},   {39, "MXFP4", 32, 17, nullptr},
+    {0, "F32", 1, 4, nullptr},        {1, "F16", 1, 2, nullptr},         {2, "Q4_0", 32, 18, q4_0},
+    {3, "Q4_1", 32, 20, q4_1},        {6, "Q5_0", 32, 22, q5_0},         {7, "Q5_1", 32, 24, q5_1},
+    {8, "Q8_0", 32, 34, q8_0},        {9, "Q8_1", 32, 36, nullptr},      {10, "Q2_K", 256, 84, q2_k},
+    {11, "Q3_K", 256, 110, q3_k},     {12, "Q4_K", 256, 144, q4_k},      {13, "Q5_K", 256, 176, q5_k},
+    {14, "Q6_K", 256, 210, q6_k},     {15, "Q8_K", 256, 292, nullptr},   {16, "IQ2_XXS", 256, 66, nullptr},
+    {17, "IQ2_XS", 256, 74, nullptr}, {18, "IQ3_XXS", 256, 98, nullptr}, {19, "IQ1_S", 256, 50, nullptr},
+    {20, "IQ4_NL", 32, 18, iq4_nl},   {21, "IQ3_S", 256, 110, nullptr},  {22, "IQ2_S", 256, 82, nullptr},
+    {23, "IQ4_XS", 256, 136, iq4_xs}, {24, "I8", 1, 1, nullptr},         {25, "I16", 1, 2, nullptr},
+    {26, "I32", 1, 4, nullptr},       {27, "I64", 1, 8, nullptr},        {28, "F64", 1, 8, nullptr},
+    {29, "IQ1_M", 256, 56, nullptr},  {30, "BF16", 1, 2, nullptr},       {34, "TQ1_0", 256, 54, nullptr},
+    {35, "TQ2_0", 256, 66, nullptr},  {39, "MXFP4", 32, 17, nullptr},
 };
 
 }  // namespace

@@ -17,7 +17,8 @@ struct HubId {
 // Letters, digits and "._-", as the hub demands; no part may lead out of the cache.
 bool is_hub_name(const std::string& part) {
   if (part.empty() || part.size() > 96 || part.front() == '.' || part.find("..") != std::string::npos) return false;
-  return std::all_of(part.begin(), part.end(), [](unsigned char c) { return std::isalnum(c) || c == '.' || c == '_' || c == '-'; });
+  return std::all_of(part.begin(), part.end(),
+                     [](unsigned char c) { return std::isalnum(c) || c == '.' || c == '_' || c == '-'; });
 }
 
 // Branches may have slashes ("refs/pr/1").
@@ -65,7 +66,8 @@ std::string commit_of(const fs::path& repository, const std::string& revision) {
 
 fs::path resolve_model_path(const std::string& model) {
   std::error_code problem;
-  if (model.empty()) throw Error(ErrorKind::io, "no model is named", "", "give a folder, or the name of a model on the hub as org/name");
+  if (model.empty())
+    throw Error(ErrorKind::io, "no model is named", "", "give a folder, or the name of a model on the hub as org/name");
   if (fs::exists(model, problem)) return model;
   const std::optional<HubId> id = parse_id(model);
   if (!id) throw Error(ErrorKind::io, "no such model folder", printable(model), "check the path");
@@ -76,8 +78,8 @@ fs::path resolve_model_path(const std::string& model) {
     if (fs::is_directory(snapshot, problem)) return snapshot;
   }
   const std::string revision = id->revision == "main" ? "" : " --revision " + id->revision;
-  throw Error(ErrorKind::io, "'" + model + "' is neither a folder nor in Hugging Face's cache", (repository / "snapshots").string(),
-              "check the path, or download it: hf download " + name + revision);
+  throw Error(ErrorKind::io, "'" + model + "' is neither a folder nor in Hugging Face's cache",
+              (repository / "snapshots").string(), "check the path, or download it: hf download " + name + revision);
 }
 
 }  // namespace miq

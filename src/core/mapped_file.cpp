@@ -39,11 +39,25 @@ std::shared_ptr<const MappedFile> MappedFile::open(const fs::path& path) {
   return file;
 }
 
+std::shared_ptr<const MappedFile> MappedFile::copy(std::string_view bytes, const fs::path& name) {
+  std::shared_ptr<MappedFile> file(new MappedFile);
+  file->path_ = name;
+  file->data_ = new char[bytes.size()];
+  file->on_heap_ = true;
+  file->size_ = static_cast<std::int64_t>(bytes.size());
+  std::copy(bytes.begin(), bytes.end(), file->data_);
+  return file;
+}
+
 MappedFile::~MappedFile() {
-  if (data_ != nullptr) ::munmap(data_, static_cast<size_t>(size_));
+  if (on_heap_)
+    delete[] data_;
+  else if (data_ != nullptr)
+    ::munmap(data_, static_cast<size_t>(size_));
 }
 
 void MappedFile::advise(std::int64_t offset, std::int64_t bytes, bool needed) const {
+  if (on_heap_) return;
   const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
   auto begin = reinterpret_cast<std::uintptr_t>(data_) + static_cast<std::uintptr_t>(offset);
   auto end = begin + static_cast<std::uintptr_t>(bytes);
@@ -63,7 +77,8 @@ at::Tensor mapped_tensor(const std::shared_ptr<const MappedFile>& file, std::int
     std::memcpy(copy.mutable_data_ptr(), data, copy.nbytes());
     return copy;
   }
-  return at::from_blob(data, shape, [file](void*) {}, options);
+  return at::from_blob(
+      data, shape, [file](void*) {}, options);
 }
 
 }  // namespace miq

@@ -14,15 +14,46 @@ namespace {
 
 using Kind = PickleValue::Kind;
 using Index = std::uint32_t;
-constexpr size_t kMaxBytes = std::size_t{1} << 26, kMaxValues = std::size_t{1} << 21, kMaxInstructions = std::size_t{1} << 24;
+constexpr size_t kMaxBytes = std::size_t{1} << 26, kMaxValues = std::size_t{1} << 21,
+                 kMaxInstructions = std::size_t{1} << 24;
 constexpr Index kMark = 0xFFFFFFFF;  // on the stack
 
 enum Opcode : unsigned char {
-  kMarkOp = '(', kStop = '.', kBinInt = 'J', kBinInt1 = 'K', kBinInt2 = 'M', kNone = 'N', kBinPersId = 'Q', kReduce = 'R',
-  kBinUnicode = 'X', kAppend = 'a', kBuild = 'b', kGlobal = 'c', kAppends = 'e', kBinGet = 'h', kLongBinGet = 'j',
-  kBinPut = 'q', kLongBinPut = 'r', kSetItem = 's', kTuple = 't', kSetItems = 'u', kEmptyDict = '}', kEmptyList = ']',
-  kEmptyTuple = ')', kBinFloat = 'G', kProto = 0x80, kTuple1 = 0x85, kTuple2 = 0x86, kTuple3 = 0x87, kNewTrue = 0x88,
-  kNewFalse = 0x89, kLong1 = 0x8a, kShortBinUnicode = 0x8c, kStackGlobal = 0x93, kMemoize = 0x94, kFrame = 0x95,
+  kMarkOp = '(',
+  kStop = '.',
+  kBinInt = 'J',
+  kBinInt1 = 'K',
+  kBinInt2 = 'M',
+  kNone = 'N',
+  kBinPersId = 'Q',
+  kReduce = 'R',
+  kBinUnicode = 'X',
+  kAppend = 'a',
+  kBuild = 'b',
+  kGlobal = 'c',
+  kAppends = 'e',
+  kBinGet = 'h',
+  kLongBinGet = 'j',
+  kBinPut = 'q',
+  kLongBinPut = 'r',
+  kSetItem = 's',
+  kTuple = 't',
+  kSetItems = 'u',
+  kEmptyDict = '}',
+  kEmptyList = ']',
+  kEmptyTuple = ')',
+  kBinFloat = 'G',
+  kProto = 0x80,
+  kTuple1 = 0x85,
+  kTuple2 = 0x86,
+  kTuple3 = 0x87,
+  kNewTrue = 0x88,
+  kNewFalse = 0x89,
+  kLong1 = 0x8a,
+  kShortBinUnicode = 0x8c,
+  kStackGlobal = 0x93,
+  kMemoize = 0x94,
+  kFrame = 0x95
 };
 
 class Machine {
@@ -105,7 +136,8 @@ class Machine {
     const auto known = std::find(globals_.begin(), globals_.end(), name);
     if (known == globals_.end())
       throw Error(ErrorKind::unsupported,
-                  "the pickle refers to '" + printable(name.substr(0, 200)) + "', which is no part of a checkpoint: such a file could run code",
+                  "the pickle refers to '" + printable(name.substr(0, 200)) +
+                      "', which is no part of a checkpoint: such a file could run code",
                   where_, "take the model as safetensors, or convert it where you trust its origin");
     add(Kind::global).text = *known;
   }
@@ -142,8 +174,10 @@ class Machine {
       return;
     }
     std::uint64_t value = 0;
-    for (size_t i = 0; i < bytes.size(); ++i) value |= static_cast<std::uint64_t>(static_cast<unsigned char>(bytes[i])) << 8 * i;
-    if (!bytes.empty() && (bytes.back() & 0x80) != 0 && bytes.size() < 8) value |= ~std::uint64_t{0} << 8 * bytes.size();
+    for (size_t i = 0; i < bytes.size(); ++i)
+      value |= static_cast<std::uint64_t>(static_cast<unsigned char>(bytes[i])) << 8 * i;
+    if (!bytes.empty() && (bytes.back() & 0x80) != 0 && bytes.size() < 8)
+      value |= ~std::uint64_t{0} << 8 * bytes.size();
     add_integer(static_cast<std::int64_t>(value));
   }
 
@@ -173,7 +207,8 @@ class Machine {
       case kBinInt1: return add_integer(number<std::uint8_t>());
       case kBinInt2: return add_integer(number<std::uint16_t>());
       case kLong1: return long1();
-      case kBinFloat: return void(add(Kind::real).real = std::bit_cast<double>(__builtin_bswap64(number<std::uint64_t>())));
+      case kBinFloat:
+        return void(add(Kind::real).real = std::bit_cast<double>(__builtin_bswap64(number<std::uint64_t>())));
       case kBinUnicode: return text(number<std::uint32_t>());
       case kShortBinUnicode: return text(number<std::uint8_t>());
       case kEmptyTuple: return tuple({});
@@ -211,7 +246,8 @@ class Machine {
     }
     char code[8];
     std::snprintf(code, sizeof code, "0x%02x", opcode);
-    throw Error(ErrorKind::unsupported, std::string("the pickle has the instruction ") + code + ", which torch.save does not write", where_,
+    throw Error(ErrorKind::unsupported,
+                std::string("the pickle has the instruction ") + code + ", which torch.save does not write", where_,
                 "the file is damaged, or no checkpoint; take the model as safetensors");
   }
 

@@ -16,9 +16,9 @@ namespace miq {
 struct PickleValue {
   enum class Kind : std::uint8_t {
     none,
-    boolean,     ///< integer 0 or 1
+    boolean,  ///< integer 0 or 1
     integer,
-    big_integer, ///< beyond 63 bits: text holds its little-endian bytes
+    big_integer,  ///< beyond 63 bits: text holds its little-endian bytes
     real,
     text,
     tuple,

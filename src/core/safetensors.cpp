@@ -91,10 +91,13 @@ std::int64_t TensorSpec::numel() const {
 }
 std::int64_t TensorSpec::bytes() const { return numel() * static_cast<std::int64_t>(c10::elementSize(dtype)); }
 
-SafetensorsFile SafetensorsFile::open(const fs::path& path) {
+SafetensorsFile SafetensorsFile::open(const fs::path& path) { return open(MappedFile::open(path)); }
+
+SafetensorsFile SafetensorsFile::open(std::shared_ptr<const MappedFile> mapping) {
+  const fs::path path = mapping->path();
   SafetensorsFile file;
   file.path_ = path;
-  file.mapping_ = MappedFile::open(path);
+  file.mapping_ = std::move(mapping);
   const std::int64_t size = file.mapping_->size();
   if (size < 10) malformed(path, "only " + std::to_string(size) + " bytes long");
   std::uint64_t header_bytes = 0;

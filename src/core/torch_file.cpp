@@ -17,7 +17,8 @@ using Kind = PickleValue::Kind;
 // Finds the tensors of a pickled state dict and checks where each lies.
 class TorchFileReader {
  public:
-  explicit TorchFileReader(TorchFile& file) : file_(file), archive_(open_torch_archive(*file.mapping_)), pickle_(archive_.pickle) {}
+  explicit TorchFileReader(TorchFile& file)
+      : file_(file), archive_(open_torch_archive(*file.mapping_)), pickle_(archive_.pickle) {}
 
   void read() {
     const PickleValue& root = state_dict();
@@ -34,12 +35,16 @@ class TorchFileReader {
     throw Error(ErrorKind::io, "malformed file of torch.save: " + what, file_.path_.string(),
                 "the file is damaged, was not fully downloaded, or is no checkpoint");
   }
-  [[noreturn]] void fail(const std::string& name, const std::string& what) const { fail("tensor '" + printable(name) + "': " + what); }
+  [[noreturn]] void fail(const std::string& name, const std::string& what) const {
+    fail("tensor '" + printable(name) + "': " + what);
+  }
 
   static std::string_view function_of(const Pickle& pickle, const PickleValue& call) {
     return call.kind == Kind::call ? pickle.item(call, 0).text : std::string_view();
   }
-  bool is_tensor(const PickleValue& value) const { return function_of(pickle_, value).starts_with("torch._utils._rebuild_"); }
+  bool is_tensor(const PickleValue& value) const {
+    return function_of(pickle_, value).starts_with("torch._utils._rebuild_");
+  }
 
   // The dict that holds the weights: the outermost one, or the one inside that training programs save.
   const PickleValue& state_dict() const {
@@ -50,7 +55,8 @@ class TorchFileReader {
       for (size_t i = 0; i + 1 < dict->items.size(); i += 2) {
         const PickleValue &key = pickle_.item(*dict, i), &value = pickle_.item(*dict, i + 1);
         if (is_tensor(value)) return *dict;
-        const bool holds_weights = key.kind == Kind::text && (key.text == "state_dict" || key.text == "model" || key.text == "module");
+        const bool holds_weights =
+            key.kind == Kind::text && (key.text == "state_dict" || key.text == "model" || key.text == "module");
         if (inner == nullptr && holds_weights && value.kind == Kind::dict) inner = &value;
       }
       if (inner == nullptr) return *dict;
@@ -62,7 +68,8 @@ class TorchFileReader {
   // Values may be shared and even contain themselves: depth and number of steps are bounded.
   void visit(const PickleValue& value, const std::string& name, int depth) {
     if (++visits_ > kMaxVisits) fail("more than " + std::to_string(kMaxVisits) + " entries");
-    if (depth > kMaxDepth) fail("'" + printable(name.substr(0, 80)) + "' is nested deeper than " + std::to_string(kMaxDepth));
+    if (depth > kMaxDepth)
+      fail("'" + printable(name.substr(0, 80)) + "' is nested deeper than " + std::to_string(kMaxDepth));
     const std::string prefix = name.empty() ? "" : name + ".";
     if (value.kind == Kind::dict) {
       for (size_t i = 0; i + 1 < value.items.size(); i += 2) {
@@ -70,7 +77,8 @@ class TorchFileReader {
         if (key.kind == Kind::text) visit_named(pickle_.item(value, i + 1), prefix, key.text, depth);
       }
     } else if (value.kind == Kind::list || value.kind == Kind::tuple) {
-      for (size_t i = 0; i < value.items.size(); ++i) visit_named(pickle_.item(value, i), prefix, std::to_string(i), depth);
+      for (size_t i = 0; i < value.items.size(); ++i)
+        visit_named(pickle_.item(value, i), prefix, std::to_string(i), depth);
     } else if (is_tensor(value)) {
       add(value, name);
     }
@@ -84,14 +92,17 @@ class TorchFileReader {
   // A tuple of integers that are not negative, maybe as torch.Size.
   std::vector<std::int64_t> extents(const PickleValue& value, const std::string& name) const {
     const PickleValue* tuple = &value;
-    if (function_of(pickle_, value) == "torch.Size" && pickle_.item(value, 1).items.size() == 1) tuple = &pickle_.item(pickle_.item(value, 1), 0);
-    if (tuple->kind != Kind::tuple || tuple->items.size() > kMaxAxes) fail(name, "its shape or strides are no tuple of sizes");
+    if (function_of(pickle_, value) == "torch.Size" && pickle_.item(value, 1).items.size() == 1)
+      tuple = &pickle_.item(pickle_.item(value, 1), 0);
+    if (tuple->kind != Kind::tuple || tuple->items.size() > kMaxAxes)
+      fail(name, "its shape or strides are no tuple of sizes");
     std::vector<std::int64_t> numbers;
     for (size_t i = 0; i < tuple->items.size(); ++i) numbers.push_back(non_negative(pickle_.item(*tuple, i), name));
     return numbers;
   }
   std::int64_t non_negative(const PickleValue& value, const std::string& name) const {
-    if (value.kind != Kind::integer || value.integer < 0) fail(name, "an offset, size or stride is no number from 0 on");
+    if (value.kind != Kind::integer || value.integer < 0)
+      fail(name, "an offset, size or stride is no number from 0 on");
     return value.integer;
   }
 
@@ -157,10 +168,12 @@ class TorchFileReader {
   size_t visits_ = 0, name_bytes_ = 0;
 };
 
-TorchFile TorchFile::open(const fs::path& path) {
+TorchFile TorchFile::open(const fs::path& path) { return open(MappedFile::open(path)); }
+
+TorchFile TorchFile::open(std::shared_ptr<const MappedFile> mapping) {
   TorchFile file;
-  file.path_ = path;
-  file.mapping_ = MappedFile::open(path);
+  file.path_ = mapping->path();
+  file.mapping_ = std::move(mapping);
   TorchFileReader(file).read();
   return file;
 }
@@ -172,7 +185,9 @@ at::Tensor TorchFile::tensor(const std::string& name) const {
   const Place& place = places_.at(name);
   if (place.strides.empty()) return mapped_tensor(mapping_, place.offset, spec.shape, spec.dtype);
   const std::int64_t elements = place.bytes / static_cast<std::int64_t>(c10::elementSize(spec.dtype));
-  return mapped_tensor(mapping_, place.offset, {elements}, spec.dtype).as_strided(spec.shape, place.strides).contiguous();
+  return mapped_tensor(mapping_, place.offset, {elements}, spec.dtype)
+      .as_strided(spec.shape, place.strides)
+      .contiguous();
 }
 
 void TorchFile::advise(const std::string& name, bool needed) const {

@@ -17,21 +17,55 @@ struct StorageType {
   at::ScalarType dtype;
 };
 constexpr StorageType kStorageTypes[] = {
-    {"torch.FloatStorage", at::kFloat},   {"torch.HalfStorage", at::kHalf},   {"torch.BFloat16Storage", at::kBFloat16},
-    {"torch.DoubleStorage", at::kDouble}, {"torch.CharStorage", at::kChar},   {"torch.ByteStorage", at::kByte},
-    {"torch.ShortStorage", at::kShort},   {"torch.IntStorage", at::kInt},     {"torch.LongStorage", at::kLong},
-    {"torch.BoolStorage", at::kBool},     {"torch.storage.UntypedStorage", at::kByte},
+    {"torch.FloatStorage", at::kFloat},
+    {"torch.HalfStorage", at::kHalf},
+    {"torch.BFloat16Storage", at::kBFloat16},
+    {"torch.DoubleStorage", at::kDouble},
+    {"torch.CharStorage", at::kChar},
+    {"torch.ByteStorage", at::kByte},
+    {"torch.ShortStorage", at::kShort},
+    {"torch.IntStorage", at::kInt},
+    {"torch.LongStorage", at::kLong},
+    {"torch.BoolStorage", at::kBool},
+    {"torch.storage.UntypedStorage", at::kByte},
 };
 
 // All that a pickle may refer to. None of these runs anything: calls of them are read, not made.
 constexpr std::string_view kGlobals[] = {
-    "collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3",
-    "torch._utils._rebuild_parameter", "torch._utils._rebuild_sparse_tensor", "torch.serialization._get_layout", "torch.Size",
-    "torch.FloatStorage", "torch.HalfStorage", "torch.BFloat16Storage", "torch.DoubleStorage", "torch.CharStorage",
-    "torch.ByteStorage", "torch.ShortStorage", "torch.IntStorage", "torch.LongStorage", "torch.BoolStorage",
-    "torch.storage.UntypedStorage", "torch.float32", "torch.float16", "torch.bfloat16", "torch.float64", "torch.int64",
-    "torch.int32", "torch.int16", "torch.int8", "torch.uint8", "torch.bool", "torch.uint16", "torch.uint32", "torch.uint64",
-    "torch.float8_e4m3fn", "torch.float8_e5m2", "torch.float8_e8m0fnu",
+    "collections.OrderedDict",
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor_v3",
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_sparse_tensor",
+    "torch.serialization._get_layout",
+    "torch.Size",
+    "torch.FloatStorage",
+    "torch.HalfStorage",
+    "torch.BFloat16Storage",
+    "torch.DoubleStorage",
+    "torch.CharStorage",
+    "torch.ByteStorage",
+    "torch.ShortStorage",
+    "torch.IntStorage",
+    "torch.LongStorage",
+    "torch.BoolStorage",
+    "torch.storage.UntypedStorage",
+    "torch.float32",
+    "torch.float16",
+    "torch.bfloat16",
+    "torch.float64",
+    "torch.int64",
+    "torch.int32",
+    "torch.int16",
+    "torch.int8",
+    "torch.uint8",
+    "torch.bool",
+    "torch.uint16",
+    "torch.uint32",
+    "torch.uint64",
+    "torch.float8_e4m3fn",
+    "torch.float8_e5m2",
+    "torch.float8_e8m0fnu",
 };
 
 // The number 0x1950a86a20f9469cfc6c that the older kind starts with, little-endian.
@@ -107,7 +141,8 @@ class LegacyReader {
     const PickleValue& facts = system.at(system.root);
     if (facts.kind != Kind::dict) malformed(file_.path(), "no system information");
     for (size_t i = 0; i + 1 < facts.items.size(); i += 2)
-      if (system.item(facts, i).text == "little_endian" && system.item(facts, i + 1).kind == Kind::boolean && system.item(facts, i + 1).integer == 0)
+      if (system.item(facts, i).text == "little_endian" && system.item(facts, i + 1).kind == Kind::boolean &&
+          system.item(facts, i + 1).integer == 0)
         throw Error(ErrorKind::unsupported, "a file of torch.save that is not little-endian", file_.path().string(),
                     "save it again on a little-endian machine, best as safetensors");
   }
@@ -130,7 +165,8 @@ class LegacyReader {
     std::memcpy(&elements, file_.data() + at_, 8);
     at_ += 8;
     const auto bytes = elements < 0 ? std::nullopt : checked_product(elements, element_bytes(reference.dtype));
-    if (!bytes || *bytes > file_.size() - at_) malformed(file_.path(), "it ends inside storage '" + printable(reference.key) + "'");
+    if (!bytes || *bytes > file_.size() - at_)
+      malformed(file_.path(), "it ends inside storage '" + printable(reference.key) + "'");
     const ZipEntry entry{at_, *bytes};
     at_ += *bytes;
     return entry;
@@ -152,16 +188,20 @@ StorageReference storage_reference(const Pickle& pickle, const PickleValue& valu
   const PickleValue& id = value.kind == Kind::persistent ? pickle.item(value, 0) : value;
   const auto fail = [&]() { malformed(path, "a reference to a storage that is none"); };
   if (id.kind != Kind::tuple || id.items.size() < 5) fail();
-  const PickleValue &tag = pickle.item(id, 0), &type = pickle.item(id, 1), &key = pickle.item(id, 2), &elements = pickle.item(id, 4);
-  if (tag.kind != Kind::text || tag.text != "storage" || type.kind != Kind::global || key.kind != Kind::text || key.text.size() > 1000 ||
-      elements.kind != Kind::integer || elements.integer < 0)
+  const PickleValue &tag = pickle.item(id, 0), &type = pickle.item(id, 1), &key = pickle.item(id, 2),
+                    &elements = pickle.item(id, 4);
+  if (tag.kind != Kind::text || tag.text != "storage" || type.kind != Kind::global || key.kind != Kind::text ||
+      key.text.size() > 1000 || elements.kind != Kind::integer || elements.integer < 0)
     fail();
-  const auto known = std::find_if(std::begin(kStorageTypes), std::end(kStorageTypes), [&](const StorageType& row) { return row.name == type.text; });
+  const auto known = std::find_if(std::begin(kStorageTypes), std::end(kStorageTypes),
+                                  [&](const StorageType& row) { return row.name == type.text; });
   if (known == std::end(kStorageTypes)) fail();
   StorageReference reference{std::string(key.text), known->dtype, elements.integer, 0, elements.integer};
   if (id.items.size() < 6 || pickle.item(id, 5).kind != Kind::tuple) return reference;
   const PickleValue& part = pickle.item(id, 5);  // (key, first, count)
-  if (part.items.size() != 3 || pickle.item(part, 1).kind != Kind::integer || pickle.item(part, 2).kind != Kind::integer) fail();
+  if (part.items.size() != 3 || pickle.item(part, 1).kind != Kind::integer ||
+      pickle.item(part, 2).kind != Kind::integer)
+    fail();
   reference.first = pickle.item(part, 1).integer;
   reference.count = pickle.item(part, 2).integer;
   if (reference.first < 0 || reference.count < 0 || reference.first > reference.elements ||
@@ -176,8 +216,8 @@ ZipEntry TorchArchive::locate(const StorageReference& storage, const std::filesy
   const std::int64_t element = element_bytes(storage.dtype);
   const auto bytes = checked_product(storage.elements, element);
   if (!bytes || *bytes > found->second.bytes)
-    malformed(path, "storage '" + printable(storage.key) + "' has " + std::to_string(found->second.bytes) + " bytes, not " +
-                        std::to_string(storage.elements) + " elements of " + std::to_string(element));
+    malformed(path, "storage '" + printable(storage.key) + "' has " + std::to_string(found->second.bytes) +
+                        " bytes, not " + std::to_string(storage.elements) + " elements of " + std::to_string(element));
   return {found->second.offset + storage.first * element, storage.count * element};
 }
 

@@ -17,9 +17,9 @@ namespace miq {
 /// A persistent id of the pickle: a storage, or a part of one in files from before PyTorch 1.6.
 struct StorageReference {
   std::string key;
-  at::ScalarType dtype = at::kByte;  ///< kByte for an untyped storage
-  std::int64_t elements = 0;         ///< of the whole storage
-  std::int64_t first = 0, count = 0; ///< the part that is meant
+  at::ScalarType dtype = at::kByte;   ///< kByte for an untyped storage
+  std::int64_t elements = 0;          ///< of the whole storage
+  std::int64_t first = 0, count = 0;  ///< the part that is meant
 };
 
 /// "torch.float16" -> at::kHalf; nullopt for an unknown name.

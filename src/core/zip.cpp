@@ -66,7 +66,9 @@ class Reader {
     const std::int64_t size = file_.size();
     std::int64_t at = size - kEndBytes;
     const std::int64_t lowest = std::max<std::int64_t>(0, at - 0xFFFF);  // a comment is at most that long
-    while (at >= lowest && !(number<std::uint32_t>(at) == kEnd && number<std::uint16_t>(at + 20) == size - at - kEndBytes)) --at;
+    while (at >= lowest &&
+           !(number<std::uint32_t>(at) == kEnd && number<std::uint16_t>(at + 20) == size - at - kEndBytes))
+      --at;
     if (at < lowest) malformed("no directory at its end");
     if (number<std::uint16_t>(at + 4) != 0 || number<std::uint16_t>(at + 6) != 0 ||
         number<std::uint16_t>(at + 8) != number<std::uint16_t>(at + 10))
@@ -93,7 +95,8 @@ class Reader {
 
   // The directory's entry at `at`; returns where the next one starts.
   std::int64_t read_entry(std::int64_t at, std::map<std::string, ZipEntry>& entries, std::vector<Span>& spans) const {
-    if (number<std::uint32_t>(at) != kCentralHeader) malformed("no entry at byte " + std::to_string(at) + " of the directory");
+    if (number<std::uint32_t>(at) != kCentralHeader)
+      malformed("no entry at byte " + std::to_string(at) + " of the directory");
     const auto flags = number<std::uint16_t>(at + 8), method = number<std::uint16_t>(at + 10);
     const std::int64_t name_bytes = number<std::uint16_t>(at + 28), extra_bytes = number<std::uint16_t>(at + 30);
     const std::int64_t next = at + kCentralBytes + name_bytes + extra_bytes + number<std::uint16_t>(at + 32);
@@ -102,7 +105,8 @@ class Reader {
     check_name(name);
     if ((flags & kEncrypted) != 0) unsupported("the encrypted entry '" + name + "'");
     if (method != 0) unsupported("the compressed entry '" + name + "'");
-    std::uint64_t sizes[3] = {number<std::uint32_t>(at + 24), number<std::uint32_t>(at + 20), number<std::uint32_t>(at + 42)};
+    std::uint64_t sizes[3] = {number<std::uint32_t>(at + 24), number<std::uint32_t>(at + 20),
+                              number<std::uint32_t>(at + 42)};
     read_zip64(at + kCentralBytes + name_bytes, extra_bytes, sizes);
     if (sizes[0] != sizes[1]) malformed("'" + name + "' is stored, yet its two sizes differ");
     ZipEntry entry;
@@ -114,7 +118,8 @@ class Reader {
         local + kLocalBytes + name_bytes > directory_ || file_.view(local + kLocalBytes, name_bytes) != name)
       malformed("header and directory disagree on '" + name + "'");
     entry.offset = local + kLocalBytes + name_bytes + number<std::uint16_t>(local + 28);
-    if (entry.offset > directory_ || entry.bytes > directory_ - entry.offset) malformed("'" + name + "' lies outside the file");
+    if (entry.offset > directory_ || entry.bytes > directory_ - entry.offset)
+      malformed("'" + name + "' lies outside the file");
     spans.push_back({local, entry.offset + entry.bytes});
     if (!entries.emplace(name, entry).second) malformed("'" + name + "' comes twice");
     return next;
@@ -155,7 +160,9 @@ class Reader {
 
 }  // namespace
 
-bool is_zip(std::string_view content) { return content.substr(0, 4) == "PK\x03\x04" || content.substr(0, 4) == "PK\x05\x06"; }
+bool is_zip(std::string_view content) {
+  return content.substr(0, 4) == "PK\x03\x04" || content.substr(0, 4) == "PK\x05\x06";
+}
 
 std::map<std::string, ZipEntry> read_zip_directory(const MappedFile& file) { return Reader(file).read(); }
 

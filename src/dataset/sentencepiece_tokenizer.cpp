@@ -99,7 +99,7 @@ class LlamaTokenizer : public Tokenizer {
         throw Error(ErrorKind::io, "malformed added_tokens_decoder entry '" + key + "'", where);
       const std::int64_t id = std::stol(key);
       if (added_.by_id(id) != nullptr) continue;
-      const auto flag = [&](const char* name) { return is_true(item, name, false); };
+      const auto flag = [&item = item](const char* name) { return is_true(item, name, false); };
       added_.add({item["content"].get<std::string>(), id, flag("special"), flag("lstrip"), flag("rstrip"),
                   flag("single_word")});
     }

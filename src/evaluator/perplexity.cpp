@@ -3,7 +3,6 @@
 #include <chrono>
 #include <cmath>
 
-#include "miq/core/config.h"
 #include "miq/core/error.h"
 #include "miq/core/progress.h"
 
@@ -54,18 +53,6 @@ std::vector<Window> cut_windows(std::int64_t tokens, const PerplexityConfig& con
   }
   return windows;
 }
-
-}  // namespace
-
-void visit_fields(FieldVisitor& v, PerplexityConfig& config) {
-  v.text("corpus", config.corpus, "wikitext2, ptb, c4, or a path to .txt or .jsonl");
-  v.text("split", config.split, "of a named corpus");
-  v.choice<Protocol>("protocol", config.protocol, {{"gptq", Protocol::gptq}, {"mi", Protocol::mi}}, "gptq: full windows only");
-  v.integer("seqlen", config.seqlen, 2, 1 << 24, "tokens of a window");
-  v.integer("windows", config.windows, 0, INT64_MAX, "the first so many; 0 = all");
-}
-
-namespace {
 
 // Mean losses of `windows`, which go through one block together before the next is touched: a model
 // whose blocks are not held is read once for all of them.

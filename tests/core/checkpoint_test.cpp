@@ -5,7 +5,9 @@
 
 #include <fstream>
 
+#include "archives.h"
 #include "miq/core/error.h"
+#include "miq/core/mapped_file.h"
 #include "support/golden.h"
 
 namespace miq {
@@ -81,6 +83,37 @@ TEST_F(Checkpoint, MalformedIndex) {
     write_index(text);
     EXPECT_NE(open_error(folder_.path()), "no error") << text;
   }
+}
+
+TEST_F(Checkpoint, TorchFilesWhereThereAreNoSafetensors) {
+  namespace p = test::pickle;
+  const auto torch_file = [](const std::string& name) {
+    return test::make_torch_file(p::whole(p::dict({{name, p::tensor(p::storage("FloatStorage", "0", 2), 0, {2}, {1})}})), {std::string(8, '\0')});
+  };
+  std::ofstream(at("pytorch_model.bin.index.json")) << R"({"weight_map": {"b": "two.bin", "a": "one.bin"}})";
+  std::ofstream(at("one.bin"), std::ios::binary) << torch_file("a");
+  EXPECT_THAT(open_error(folder_.path()), testing::AllOf(HasSubstr("shard"), HasSubstr("two.bin")));
+  std::ofstream(at("two.bin"), std::ios::binary) << torch_file("c");
+  EXPECT_THAT(open_error(folder_.path()), testing::AllOf(HasSubstr("'b'"), HasSubstr("two.bin")));
+  std::ofstream(at("two.bin"), std::ios::binary) << torch_file("b");
+  const auto shards = open_checkpoint(folder_.path());
+  EXPECT_EQ(shards->bytes(), 16);
+  EXPECT_TRUE(shards->tensor("b").equal(at::zeros({2})));
+  shards->advise("b", true);
+  EXPECT_TRUE(open_checkpoint(at("one.bin"))->has("a"));
+  std::ofstream(at("pytorch_model.bin"), std::ios::binary) << torch_file("single");
+  EXPECT_TRUE(open_checkpoint(folder_.path())->has("single"));
+  EXPECT_TRUE(has_checkpoint(folder_.path()));
+  save_safetensors(at("model.safetensors"), {{"safe", at::ones({2})}});
+  EXPECT_TRUE(open_checkpoint(folder_.path())->has("safe"));
+}
+
+TEST_F(Checkpoint, MappedFiles) {
+  std::ofstream(at("empty"));
+  EXPECT_EQ(MappedFile::open(at("empty"))->size(), 0);
+  EXPECT_EQ(MappedFile::copy("", "nothing")->size(), 0);
+  EXPECT_EQ(MappedFile::copy("abc", "three")->view(1, 2), "bc");
+  for (const fs::path& path : {folder_.path(), at("none"), fs::path("/dev/null")}) EXPECT_THROW(MappedFile::open(path), Error) << path;
 }
 
 TEST_F(Checkpoint, WriterMustGetEveryTensor) {

@@ -73,7 +73,8 @@ TEST_F(HubCache, Revisions) {
   EXPECT_EQ(resolve_model_path(id_ + "@main"), snapshots / "abc");
   EXPECT_EQ(resolve_model_path(id_ + "@refs/pr/1"), snapshots / "def");
   EXPECT_EQ(resolve_model_path(id_ + "@def"), snapshots / "def");
-  EXPECT_THAT(error_of(id_ + "@v2"), testing::AllOf(HasSubstr(snapshots.string()), HasSubstr("hf download org/tiny.model-1 --revision v2")));
+  EXPECT_THAT(error_of(id_ + "@v2"),
+              testing::AllOf(HasSubstr(snapshots.string()), HasSubstr("hf download org/tiny.model-1 --revision v2")));
   EXPECT_THAT(error_of("org/other"), HasSubstr("hf download org/other"));
   fs::remove_all(snapshots / "abc");
   EXPECT_THAT(error_of(id_), HasSubstr("neither"));
@@ -82,7 +83,8 @@ TEST_F(HubCache, Revisions) {
 TEST_F(HubCache, NothingLeadsOutOfTheCache) {
   make(folder_.path());
   ::setenv("HF_HUB_CACHE", folder_.path().c_str(), 1);
-  for (const char* model : {"org/..", "../x", "org/a/b", "org/", "/x", "org/tiny.model-1@", "org/tiny.model-1@../../snapshots", "org/tiny.model-1@.", "a b/c"})
+  for (const char* model : {"org/..", "../x", "org/a/b", "org/", "/x", "org/tiny.model-1@",
+                            "org/tiny.model-1@../../snapshots", "org/tiny.model-1@.", "a b/c"})
     EXPECT_THAT(error_of(model), testing::Not(HasSubstr("found"))) << model;
   std::ofstream(folder_.path() / "models--org--tiny.model-1" / "refs" / "main") << "../../..";
   EXPECT_THAT(error_of(id_), HasSubstr("neither"));

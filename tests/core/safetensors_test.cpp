@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "miq/core/error.h"
+#include "miq/core/mapped_file.h"
 #include "support/golden.h"
 
 namespace miq {
@@ -107,6 +108,9 @@ TEST(Safetensors, MalformedHeaders) {
       {file_of(entry(R"({"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,16]})"), 16), "sizes"},
       {file_of(entry(R"({"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,16]})"), 16),
        "more than fits"},
+      {file_of(entry(R"({"dtype":"F32","shape":[4611686018427387904,4,0],"data_offsets":[0,0]})"), 0), "more than fits"},
+      {file_of(entry(R"({"dtype":"U8","shape":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,)"
+                     R"(1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"data_offsets":[0,1]})"), 1), "axes"},
       {file_of(entry(R"({"dtype":"F32","shape":[2,3],"data_offsets":[0,16]})"), 16), "need 24"},
       {file_of(entry(R"({"dtype":"F32","shape":[2,2],"data_offsets":[0,20]})"), 20), "need 16"},
       {file_of(entry(R"({"dtype":"F32","shape":[2,2],"data_offsets":[16,0]})"), 16), "outside"},
@@ -142,6 +146,21 @@ TEST(Safetensors, EveryTruncationIsFound) {
   EXPECT_EQ(open_error(whole), "no error");
   for (size_t length = 0; length < whole.size(); ++length)
     EXPECT_NE(open_error(whole.substr(0, length)), "no error") << length;
+}
+
+TEST(Safetensors, ChangedFilesOpenOrSayWhyNot) {
+  const std::string whole =
+      file_of(R"({"__metadata__":{"format":"pt"},"w":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},"v":{"dtype":"I8","shape":[3],"data_offsets":[16,19]}})", 19);
+  for (size_t bit = 0; bit < 8 * whole.size(); ++bit) {
+    std::string changed = whole;
+    changed[bit / 8] = static_cast<char>(changed[bit / 8] ^ 1 << bit % 8);
+    try {
+      const SafetensorsFile file = SafetensorsFile::open(MappedFile::copy(changed, "a"));
+      for (const auto& [name, spec] : file.specs()) EXPECT_EQ(file.tensor(name).sizes(), at::IntArrayRef(spec.shape));
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::io) << error.what();
+    }
+  }
 }
 
 TEST(Safetensors, NoFileOrAFolder) {

@@ -37,6 +37,7 @@ class GgufFile {
   /// or tensors that come twice, data that is not where llama.cpp demands it or lies outside; Error{unsupported} for
   /// versions but 2 and 3, big-endian files, and types of tensors that are not known.
   static GgufFile open(const std::filesystem::path& path);
+  static GgufFile open(std::shared_ptr<const class MappedFile> file);
 
   const std::filesystem::path& path() const { return path_; }
   /// Keys and values; arrays as JSON arrays. Texts may have bytes that are not UTF-8.

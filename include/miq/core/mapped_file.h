@@ -10,11 +10,13 @@
 
 namespace miq {
 
-/// A file mapped read-only. It stays mapped as long as a tensor made from it lives.
+/// A file mapped read-only, or bytes that stand for one. It lives as long as a tensor made from it.
 class MappedFile {
  public:
   /// @throws Error{io} with the system's reason: no such file, a folder, not readable.
   static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
+  /// A copy of `bytes` on the heap, called `name` in messages.
+  static std::shared_ptr<const MappedFile> copy(std::string_view bytes, const std::filesystem::path& name);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
@@ -34,6 +36,7 @@ class MappedFile {
   std::filesystem::path path_;
   char* data_ = nullptr;
   std::int64_t size_ = 0;
+  bool on_heap_ = false;
 };
 
 /// The dense tensor at `offset`, which the caller has checked to lie inside the file: a view that must not

@@ -30,6 +30,7 @@ class SafetensorsFile {
   /// @throws Error{io} for anything but a well-formed file: too short, header not JSON or longer
   /// than 100 MB, unknown dtype, offsets that overlap, leave gaps, do not fit the shape or the file.
   static SafetensorsFile open(const std::filesystem::path& path);
+  static SafetensorsFile open(std::shared_ptr<const class MappedFile> file);
 
   const std::filesystem::path& path() const { return path_; }
   const std::map<std::string, TensorSpec>& specs() const { return specs_; }

@@ -21,6 +21,7 @@ class TorchFile {
   /// much larger than the file; Error{unsupported} for one that refers to anything but tensors and plain values (it
   /// could run code when unpickled), big-endian or compressed.
   static TorchFile open(const std::filesystem::path& path);
+  static TorchFile open(std::shared_ptr<const class MappedFile> file);
 
   const std::filesystem::path& path() const { return path_; }
   const std::map<std::string, TensorSpec>& specs() const { return specs_; }
