@@ -21,15 +21,20 @@ std::int64_t hidden_bytes(const model::LanguageModel& model) {
   constexpr std::int64_t kUsual = std::int64_t{1} << 30;
   return model.memory_budget() > 0 ? std::min(kUsual, model.memory_budget() / 4) : kUsual;
 }
-// Rows of logits made at once.
-constexpr std::int64_t kLogitRows = 512;
+// Rows of logits made at once; two copies of them are in use.
+std::int64_t logit_rows(const model::LanguageModel& model) {
+  constexpr std::int64_t kUsual = 512;
+  const std::int64_t row_bytes = model.architecture().vocab_size * 4;
+  return model.memory_budget() > 0 ? std::clamp<std::int64_t>(model.memory_budget() / 16 / row_bytes, 1, kUsual) : kUsual;
+}
 
 // Sum of -log p(next token) over one window: hidden [T, H], ids [T].
 double window_loss(const model::LanguageModel& model, const at::Tensor& hidden_TH, const at::Tensor& ids_T) {
   const std::int64_t targets = ids_T.size(0) - 1;
+  const std::int64_t at_once = logit_rows(model);
   double loss = 0;
-  for (std::int64_t begin = 0; begin < targets; begin += kLogitRows) {
-    const std::int64_t rows = std::min(kLogitRows, targets - begin);
+  for (std::int64_t begin = 0; begin < targets; begin += at_once) {
+    const std::int64_t rows = std::min(at_once, targets - begin);
     const at::Tensor logits = model.logits(hidden_TH.narrow(0, begin, rows));
     const at::Tensor next = ids_T.narrow(0, begin + 1, rows).to(logits.device());
     const at::Tensor chosen = logits.gather(1, next.unsqueeze(1)).squeeze(1);
