@@ -2,8 +2,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include "miq/core/checkpoint_files.h"
 #include "miq/core/error.h"
 #include "miq/core/file.h"
+#include "miq/core/gguf.h"
 #include "miq/core/text.h"
 #include "miq/core/torch_file.h"
 
@@ -103,6 +105,22 @@ bool has_checkpoint(const fs::path& folder) {
   for (const char* name : {kSingle, kIndex, kTorchSingle, kTorchIndex})
     if (fs::exists(folder / name, problem)) return true;
   return false;
+}
+
+std::vector<fs::path> checkpoint_files(const fs::path& path) {
+  std::error_code problem;
+  const auto status = fs::status(path, problem);
+  if (!fs::exists(status)) throw_system_error("open", path, problem ? problem.value() : ENOENT);
+  if (!fs::is_directory(status)) return {path};
+  if (const auto gguf = find_gguf(path)) return {*gguf};
+  for (const auto& [single, index] : {std::pair(kSingle, kIndex), std::pair(kTorchSingle, kTorchIndex)}) {
+    if (fs::exists(path / single, problem)) return {path / single};
+    if (!fs::exists(path / index, problem)) continue;
+    std::vector<fs::path> files;
+    for (const auto& [shard, names] : read_index(path / index)) files.push_back(path / shard);
+    return files;
+  }
+  return {};
 }
 
 std::shared_ptr<TensorSource> open_checkpoint(const fs::path& path) {

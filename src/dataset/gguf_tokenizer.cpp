@@ -122,7 +122,14 @@ class Keys {
   size_t size_ = 0;
 };
 
-std::unique_ptr<Tokenizer> make_sentencepiece(const Keys& keys) {
+// A tokenizer as its files would say it: tokenizer_config.json, and one of the others.
+struct Files {
+  Json config = Json::object();
+  std::string sentencepiece;  // tokenizer.model
+  Json byte_level;            // tokenizer.json
+};
+
+Files sentencepiece_files(const Keys& keys) {
   const std::vector<SentencePiece> pieces = keys.pieces();
   ModelProtoOptions options;
   for (size_t i = 0; i < pieces.size() && options.unknown < 0; ++i)
@@ -132,28 +139,36 @@ std::unique_ptr<Tokenizer> make_sentencepiece(const Keys& keys) {
   options.eos = keys.id("eos_token_id", 2);
   options.dummy_prefix = keys.flag("add_space_prefix", true);
   options.remove_extra_whitespaces = keys.flag("remove_extra_whitespaces", false);
-  // Control tokens are cut out of a text, as a tokenizer_config.json beside the model would say.
+  // Control tokens are cut out of a text.
   Json added = Json::object();
   for (size_t i = 0; i < pieces.size(); ++i)
     if (pieces[i].type == PieceType::control && i < 1000000000)
       added[std::to_string(i)] = {{"content", pieces[i].text}, {"special", true}};
-  const Json config = {{"add_bos_token", keys.flag("add_bos_token", true)},
-                       {"add_eos_token", keys.flag("add_eos_token", false)},
-                       {"add_prefix_space", options.dummy_prefix},
-                       {"added_tokens_decoder", added}};
-  return make_llama_tokenizer(write_model_proto(pieces, options), config, keys.where());
+  Files files;
+  files.config = {{"tokenizer_class", "LlamaTokenizer"},
+                  {"legacy", false},
+                  {"add_bos_token", keys.flag("add_bos_token", true)},
+                  {"add_eos_token", keys.flag("add_eos_token", false)},
+                  {"add_prefix_space", options.dummy_prefix},
+                  {"clean_up_tokenization_spaces", false},
+                  {"added_tokens_decoder", added}};
+  const std::pair<const char*, std::int64_t> specials[] = {
+      {"unk_token", options.unknown}, {"bos_token", options.bos}, {"eos_token", options.eos}};
+  for (const auto& [name, id] : specials)
+    if (id >= 0) files.config[name] = pieces[static_cast<size_t>(id)].text;
+  files.sentencepiece = write_model_proto(pieces, options);
+  return files;
 }
 
 Json describe_pre_tokenizer(const PreTokenizerRow& row) {
   Json steps = Json::array();
   for (const char* pattern : row.patterns)
-    steps.push_back({{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}});
-  steps.push_back({{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}});
+    steps.push_back({{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
+  steps.push_back({{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", false}, {"use_regex", false}});
   return {{"type", "Sequence"}, {"pretokenizers", steps}};
 }
 
-// What a tokenizer.json would say.
-std::unique_ptr<Tokenizer> make_byte_level(const Keys& keys) {
+Files byte_level_files(const Keys& keys) {
   const PreTokenizerRow& row = pre_tokenizer(keys.text("pre", "default"), keys.where());
   const std::vector<SentencePiece> pieces = keys.pieces();
   Json vocab = Json::object(), added = Json::array(), frame = Json::array(), specials = Json::object();
@@ -161,45 +176,72 @@ std::unique_ptr<Tokenizer> make_byte_level(const Keys& keys) {
     if (!is_valid_utf8(pieces[i].text)) malformed("token " + std::to_string(i) + " is not UTF-8", keys.where());
     const bool control = pieces[i].type == PieceType::control || pieces[i].type == PieceType::unknown;
     if (control || pieces[i].type == PieceType::user_defined)
-      added.push_back({{"id", i}, {"content", pieces[i].text}, {"special", control}, {"normalized", false}});
+      added.push_back({{"id", i}, {"content", pieces[i].text}, {"single_word", false}, {"lstrip", false}, {"rstrip", false},
+                       {"normalized", false}, {"special", control}});
     if (!vocab.emplace(pieces[i].text, i).second && pieces[i].type == PieceType::normal)
       malformed("tokens " + vocab[pieces[i].text].dump() + " and " + std::to_string(i) + " are the same", keys.where());
   }
   const std::int64_t bos = keys.id("bos_token_id", -1), eos = keys.id("eos_token_id", -1);
-  Json config = Json::object();
+  Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"}, {"clean_up_tokenization_spaces", false}};
   const auto special = [&](std::int64_t id, const char* name) {
     if (id < 0) return;
     const std::string& text = pieces[static_cast<size_t>(id)].text;
     config[name] = text;
-    specials[text] = {{"id", text}, {"ids", {id}}};
+    specials[text] = {{"id", text}, {"ids", {id}}, {"tokens", {text}}};
   };
   special(bos, "bos_token");
   special(eos, "eos_token");
   if (bos >= 0 && keys.flag("add_bos_token", row.adds_bos))
-    frame.push_back({{"SpecialToken", {{"id", config["bos_token"]}}}});
-  frame.push_back({{"Sequence", {{"id", "A"}}}});
-  if (eos >= 0 && keys.flag("add_eos_token", false)) frame.push_back({{"SpecialToken", {{"id", config["eos_token"]}}}});
+    frame.push_back({{"SpecialToken", {{"id", config["bos_token"]}, {"type_id", 0}}}});
+  frame.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
+  if (eos >= 0 && keys.flag("add_eos_token", false))
+    frame.push_back({{"SpecialToken", {{"id", config["eos_token"]}, {"type_id", 0}}}});
+  Json pair = frame;
+  pair.push_back({{"Sequence", {{"id", "B"}, {"type_id", 1}}}});
   const Json* const merges = keys.find("merges");
   if (merges == nullptr) malformed("tokenizer.ggml.merges is missing", keys.where());
-  return make_json_tokenizer(
-      {{"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", *merges}, {"ignore_merges", row.ignore_merges}}},
-       {"normalizer", row.nfc ? Json{{"type", "NFC"}} : Json()},
-       {"pre_tokenizer", describe_pre_tokenizer(row)},
-       {"decoder", {{"type", "ByteLevel"}}},
-       {"post_processor", {{"type", "TemplateProcessing"}, {"single", frame}, {"special_tokens", specials}}},
-       {"added_tokens", added}},
-      config, keys.where());
+  Json post = {{"type", "TemplateProcessing"}, {"single", frame}, {"pair", pair}, {"special_tokens", specials}};
+  const Json decoder = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", false}, {"use_regex", false}};
+  return {config, "",
+          {{"version", "1.0"},
+           {"truncation", nullptr},
+           {"padding", nullptr},
+           {"added_tokens", added},
+           {"normalizer", row.nfc ? Json{{"type", "NFC"}} : Json()},
+           {"pre_tokenizer", describe_pre_tokenizer(row)},
+           {"post_processor", post},
+           {"decoder", decoder},
+           {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", *merges}, {"ignore_merges", row.ignore_merges}}}}};
 }
+
+Files files_of(const Keys& keys) {
+  const std::string model = keys.text("model", "");
+  if (model == "llama") return sentencepiece_files(keys);
+  if (model == "gpt2") return byte_level_files(keys);
+  throw Error(ErrorKind::unsupported, "unknown tokenizer model '" + model + "' (tokenizer.ggml.model)", keys.where(),
+              "known: llama, gpt2");
+}
+
+// Texts of damaged files need not be UTF-8.
+std::string to_file(const Json& value) { return value.dump(1, ' ', false, Json::error_handler_t::replace) + "\n"; }
 
 }  // namespace
 
 std::unique_ptr<Tokenizer> make_gguf_tokenizer(const Json& metadata, const std::string& where) {
-  const Keys keys(metadata, where);
-  const std::string model = keys.text("model", "");
-  if (model == "llama") return make_sentencepiece(keys);
-  if (model == "gpt2") return make_byte_level(keys);
-  throw Error(ErrorKind::unsupported, "unknown tokenizer model '" + model + "' (tokenizer.ggml.model)", where,
-              "known: llama, gpt2");
+  Files files = files_of(Keys(metadata, where));
+  if (!files.sentencepiece.empty()) return make_llama_tokenizer(std::move(files.sentencepiece), files.config, where);
+  return make_json_tokenizer(files.byte_level, files.config, where);
+}
+
+std::map<std::string, std::string> describe_gguf_tokenizer(const Json& metadata, const std::string& where) {
+  Files files = files_of(Keys(metadata, where));
+  if (const auto chat = metadata.find("tokenizer.chat_template"); chat != metadata.end()) files.config["chat_template"] = *chat;
+  std::map<std::string, std::string> written = {{"tokenizer_config.json", to_file(files.config)}};
+  if (!files.sentencepiece.empty())
+    written["tokenizer.model"] = std::move(files.sentencepiece);
+  else
+    written["tokenizer.json"] = to_file(files.byte_level);
+  return written;
 }
 
 }  // namespace miq::dataset

@@ -119,6 +119,21 @@ std::string config_token(const nlohmann::json& config, const char* key) {
   return "";
 }
 
+std::map<std::string, std::string> gguf_tokenizer_files(const fs::path& path) {
+  const auto gguf = find_gguf(path);
+  if (!gguf) return {};
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "qwen.tiktoken", "vocab.json"})
+    if (fs::exists(path / name)) return {};
+  const nlohmann::json metadata = GgufFile::open(*gguf).metadata();
+  const nlohmann::json model = metadata.value("tokenizer.ggml.model", nlohmann::json("none"));
+  if (model == "none" || model == "no_vocab") return {};
+  try {
+    return describe_gguf_tokenizer(metadata, gguf->string());
+  } catch (const nlohmann::json::exception& error) {
+    throw Error(ErrorKind::io, std::string("malformed tokenizer: ") + error.what(), gguf->string());
+  }
+}
+
 std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& folder) {
   const nlohmann::json config = read_optional_object(folder / "tokenizer_config.json");
   const fs::path json = folder / "tokenizer.json";

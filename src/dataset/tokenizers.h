@@ -42,6 +42,8 @@ std::unique_ptr<Tokenizer> make_tiktoken_tokenizer(const std::string& text, cons
 /// From a GGUF file's metadata: tokenizer.ggml.model "llama" (sentencepiece) or "gpt2" (byte-level BPE).
 /// @throws Error{io} malformed, Error{unsupported} for another model or an unknown tokenizer.ggml.pre.
 std::unique_ptr<Tokenizer> make_gguf_tokenizer(const nlohmann::json& metadata, const std::string& where);
+/// The same tokenizer as files of a checkpoint, name -> content, with the metadata's chat template. @throws likewise.
+std::map<std::string, std::string> describe_gguf_tokenizer(const nlohmann::json& metadata, const std::string& where);
 
 /// A token's text in tokenizer_config.json: a string or an object with `content`; "" when absent.
 std::string config_token(const nlohmann::json& config, const char* key);

@@ -11,6 +11,7 @@
 #include "miq/core/dtype.h"
 #include "miq/core/error.h"
 #include "miq/core/file.h"
+#include "miq/core/gguf.h"
 #include "miq/core/log.h"
 #include "miq/core/memory.h"
 #include "miq/core/text.h"
@@ -154,6 +155,25 @@ struct Job {
     }
   }
 
+  // A GGUF file has no config.json and tokenizer files beside it: the export gets those that say the same. What its
+  // blocks hold are 16-bit numbers at most; its quantized linears are stored in the model's type, not in the float32
+  // that blocks are read as.
+  void complete_gguf(const std::set<std::string>& quantized, format::ModelChanges& changes) const {
+    if (!find_gguf(config.model.path)) return;
+    changes.files["config.json"] = model::checkpoint_config(config.model.path).dump(2) + "\n";
+    try {
+      changes.files.merge(dataset::gguf_tokenizer_files(config.model.path));
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::unsupported) throw;
+      log_warning(std::string("the export will have no tokenizer: ") + error.what());
+    }
+    const auto dtype = dtype_from_name(model->architecture().torch_dtype);
+    for (const TensorSpec& spec : model->source().specs()) {
+      const std::string linear = spec.name.substr(0, spec.name.rfind(".weight"));
+      if (dtype && spec.dtype == at::kFloat && quantized.count(linear) != 0) changes.dtypes[spec.name] = *dtype;
+    }
+  }
+
   void quantize() {
     reset_peak_rss();
     AnonymousPeak anonymous;
@@ -182,6 +202,7 @@ struct Job {
         changes.extra.push_back({model->architecture().head + ".weight", model->head_VH().scalar_type(), model->head_VH().sizes().vec()});
         changes.config["tie_word_embeddings"] = false;
       }
+      complete_gguf(names, changes);
       writer.emplace(config.model.path, folder->path(), model->source(), names, config.export_->shard_size, changes);
       options.on_tensor = [&](const std::string& name, const at::Tensor& tensor) { writer->put(name, tensor); };
       options.on_linear = [&](const std::string& name, const quantizer::QuantizedLinear& linear) { writer->put(name, linear); };

@@ -131,9 +131,9 @@ StageSolver::Unit StageSolver::make_unit(model::Block& block, std::int64_t stage
     for (const InputStatistics* own : unit.statistics) unit.merged->merge(*own);
   }
   for (size_t g = 0; g < unit.groups.size(); ++g) {
-    const InputStatistics& own = *unit.statistics[g];
+    InputStatistics& own = *statistics[begin + g];
     try {
-      if (needs.hessian) unit.hessians[g] = own.hessian();
+      if (needs.hessian) unit.hessians[g] = own.take_hessian();
     } catch (const Error& error) {
       throw Error(error.kind(), error.message(), unit.groups[g].front()->name, error.fix());
     }

@@ -10,7 +10,9 @@ namespace {
 // What a served checkpoint needs beside its weights: every small file of the original that is not one.
 bool belongs_to_checkpoint(const fs::path& file) {
   const std::string name = file.filename().string(), extension = file.extension().string();
-  if (name.find("safetensors") != std::string::npos || name.find("pytorch_model") != std::string::npos || name[0] == '.') return false;
+  if (name.find("safetensors") != std::string::npos || name.find("pytorch_model") != std::string::npos || name[0] == '.' ||
+      name.ends_with(".index.json"))
+    return false;
   static const std::set<std::string> kKinds = {".json", ".model", ".txt", ".jinja", ".md", ".py", ".tiktoken"};
   return kKinds.count(extension) != 0 || name == "LICENSE" || name == "NOTICE";
 }
@@ -29,14 +31,19 @@ DequantizedWriter::DequantizedWriter(const fs::path& original, const fs::path& f
       if (problem) throw_system_error("copy", entry.path(), problem.value());
     }
   }
+  for (const auto& [name, content] : changes.files) write_file_atomically(folder / name, content);
   if (!changes.config.empty()) {
-    nlohmann::ordered_json config = nlohmann::ordered_json::parse(read_file(original / "config.json"));
+    nlohmann::ordered_json config = nlohmann::ordered_json::parse(read_file(folder / "config.json"));
     config.update(changes.config);
     write_file_atomically(folder / "config.json", config.dump(2) + "\n");
   }
   std::vector<TensorSpec> specs = source.specs();
   specs.insert(specs.end(), changes.extra.begin(), changes.extra.end());
-  for (const TensorSpec& spec : specs) unwritten_.insert(spec.name);
+  for (TensorSpec& spec : specs) {
+    if (const auto other = changes.dtypes.find(spec.name); other != changes.dtypes.end()) spec.dtype = other->second;
+    unwritten_.insert(spec.name);
+    dtypes_[spec.name] = spec.dtype;
+  }
   writer_ = std::make_unique<CheckpointWriter>(folder, specs, shard_bytes);
 }
 
@@ -44,17 +51,20 @@ void DequantizedWriter::put(const std::string& linear, const quantizer::Quantize
   const std::string tensor = linear + ".weight";
   if (waiting_.erase(linear) == 0 || unwritten_.erase(tensor) == 0)
     throw Error(ErrorKind::internal, "the linear was not announced, or comes twice", linear);
-  writer_->write(tensor, quantizer::dequantize(quantized, source_->tensor(tensor).scalar_type()));
+  const at::Tensor values = quantizer::dequantize(quantized, dtypes_.at(tensor));
+  if (values.scalar_type() == at::kHalf && !values.isfinite().all().item<bool>())
+    throw Error(ErrorKind::numeric, "quantized values are not finite in float16", linear, "quantize a bfloat16 or float32 checkpoint of the model");
+  writer_->write(tensor, values);
 }
 
 void DequantizedWriter::put(const std::string& tensor, const at::Tensor& values) {
   if (unwritten_.erase(tensor) == 0) throw Error(ErrorKind::internal, "the tensor is not the model's, or comes twice", tensor);
-  writer_->write(tensor, values);
+  writer_->write(tensor, values.to(dtypes_.at(tensor)));
 }
 
 void DequantizedWriter::copy(const std::string& tensor) {
   if (unwritten_.erase(tensor) == 0) throw Error(ErrorKind::internal, "the tensor comes twice", tensor);
-  writer_->write(tensor, source_->tensor(tensor));
+  writer_->write(tensor, source_->tensor(tensor).to(dtypes_.at(tensor)));
 }
 
 void DequantizedWriter::finish() {

@@ -93,10 +93,10 @@ std::vector<std::int64_t> token_ids(const ConfigJson& config, const std::string&
   return ids;
 }
 
-ConfigJson load(const fs::path& path) {
+nlohmann::json load(const fs::path& path) {
   nlohmann::json object = parse_json(read_file(path, 1 << 24), path.string());
   if (!object.is_object()) throw Error(ErrorKind::io, "not a JSON object", path.string());
-  return ConfigJson(std::move(object), path.string());
+  return object;
 }
 
 }  // namespace
@@ -190,25 +190,34 @@ Architecture read_family(const std::string& family, const ConfigJson& config) {
 
 }  // namespace
 
-Architecture read_architecture(const fs::path& path, const std::string& family) {
-  const std::optional<fs::path> gguf = find_gguf(path);
-  ConfigJson config = gguf ? ConfigJson(gguf_config(GgufFile::open(*gguf)), gguf->string()) : load(path / "config.json");
-  const bool described = family.ends_with(".yaml") || family.ends_with(".yml");
-  std::optional<Description> description;
-  std::string wanted = family;
-  if (described) {
-    description = read_description(family);
-    config = config.with_keys(description->keys).with_values(description->values);
-    wanted = description->based_on;
-  } else if (family == "auto") {
-    wanted = config.text("model_type", "");
+nlohmann::json checkpoint_config(const fs::path& path) {
+  if (const std::optional<fs::path> gguf = find_gguf(path)) return gguf_config(GgufFile::open(*gguf));
+  std::error_code problem;
+  if (fs::is_regular_file(path, problem))
+    throw Error(ErrorKind::io, "neither a checkpoint's folder nor a .gguf file", path.string(), "give the folder that holds config.json and the weights");
+  return load(path / "config.json");
+}
+
+Architecture read_architecture(const nlohmann::json& object, const std::string& where, const std::string& family) {
+  const ConfigJson config(object, where);
+  if (family.ends_with(".yaml") || family.ends_with(".yml")) {
+    const Description description = read_description(family);
+    Architecture a = read_described(description, config, [&](const ConfigJson& own) { return read_family(description.based_on, own); });
+    a.family = description.based_on;
+    return a;
   }
+  const std::string wanted = family == "auto" ? config.text("model_type", "") : family;
   Architecture a = read_family(wanted, config);
   a.family = wanted;
-  if (description) describe(*description, a);
+  return a;
+}
+
+Architecture read_architecture(const fs::path& path, const std::string& family) {
+  const std::optional<fs::path> gguf = find_gguf(path);
+  Architecture a = read_architecture(checkpoint_config(path), (gguf ? *gguf : path / "config.json").string(), family);
   const fs::path generation = path / "generation_config.json";
   if (!gguf && fs::exists(generation)) {
-    const auto eos = token_ids(load(generation), "eos_token_id");
+    const auto eos = token_ids(ConfigJson(load(generation), generation.string()), "eos_token_id");
     if (!eos.empty()) a.eos_token_ids = eos;
   }
   return a;

@@ -12,9 +12,10 @@ ConfigJson ConfigJson::with_keys(const std::map<std::string, std::string>& spell
   return copy;
 }
 
-ConfigJson ConfigJson::with_values(const nlohmann::json& values) const {
+ConfigJson ConfigJson::with_values(const nlohmann::json& values, const std::map<std::string, std::string>& origins) const {
   ConfigJson copy = *this;
   for (const auto& [key, value] : values.items()) copy.object_[spelled(key)] = value;
+  for (const auto& [key, origin] : origins) copy.origins_[spelled(key)] = origin;
   return copy;
 }
 
@@ -23,7 +24,13 @@ const std::string& ConfigJson::spelled(const std::string& key) const {
   return found == spelling_.end() ? key : found->second;
 }
 
+const std::string& ConfigJson::origin(const std::string& key) const {
+  const auto found = origins_.find(spelled(key));
+  return found == origins_.end() ? where_ : found->second;
+}
+
 const nlohmann::json* ConfigJson::find(const std::string& key) const {
+  asked_->insert(spelled(key));
   const auto found = object_.find(spelled(key));
   return found == object_.end() ? nullptr : &*found;
 }
@@ -64,16 +71,17 @@ std::string ConfigJson::first_text(const std::string& key) const {
 
 ConfigJson ConfigJson::object(const std::string& key) const {
   if (!has(key) || !raw(key).is_object()) fail(key, "must be an object");
-  return ConfigJson(raw(key), where_ + " " + key);
+  return ConfigJson(raw(key), origin(key) + " " + key);
 }
 
 void ConfigJson::fail(const std::string& key, const std::string& what) const {
-  throw Error(ErrorKind::io, "'" + spelled(key) + "' " + what, where_,
-              "compare with the config.json of the model's original release");
+  const bool described = origins_.count(spelled(key)) != 0;
+  throw Error(described ? ErrorKind::config : ErrorKind::io, "'" + (described ? key : spelled(key)) + "' " + what, origin(key),
+              described ? "" : "compare with the config.json of the model's original release");
 }
 
 void ConfigJson::unsupported(const std::string& key, const std::string& what) const {
-  throw Error(ErrorKind::unsupported, "'" + spelled(key) + "' " + what, where_);
+  throw Error(ErrorKind::unsupported, "'" + spelled(key) + "' " + what, origin(key));
 }
 
 }  // namespace miq::model

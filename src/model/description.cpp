@@ -1,5 +1,7 @@
 #include "description.h"
 
+#include <algorithm>
+
 #include "miq/core/config.h"
 #include "miq/core/error.h"
 
@@ -75,16 +77,33 @@ nlohmann::json to_json(const YAML::Node& node) {
   return node.Scalar();
 }
 
-std::map<std::string, std::string> read_names(ConfigReader& reader, const char* key) {
-  std::map<std::string, std::string> names;
-  const YAML::Node node = reader.take(key);
-  if (!node.IsDefined()) return names;
-  if (!node.IsMap()) reader.fail(key, "must be a mapping of names");
+// Every key of the mapping under `section`, whatever it is called.
+void read_entries(ConfigReader& reader, const char* section, Description& d, const std::function<void(const std::string&, ConfigReader&)>& read) {
+  const YAML::Node node = reader.take(section);
+  if (!node.IsDefined()) return;
+  ConfigReader entries = reader.nested(section, node);
   for (const auto& entry : node) {
-    if (!entry.first.IsScalar() || !entry.second.IsScalar()) reader.fail(key, "must be a mapping of names");
-    names[entry.first.Scalar()] = entry.second.Scalar();
+    const std::string key = entry.first.Scalar();
+    read(key, entries);
+    d.origins[std::string(section) + "." + key] = entries.where(key.c_str());
   }
-  return names;
+}
+
+std::string read_family_name(ConfigReader& reader) {
+  std::string family = Description().based_on, known;
+  reader.text("based_on", family, "family");
+  const std::vector<std::string> names = family_names();
+  if (std::find(names.begin(), names.end(), family) != names.end()) return family;
+  for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
+  const std::string nearest = nearest_name(family, names);
+  reader.fail("based_on", "cannot be '" + family + "'", (nearest.empty() ? "" : "did you mean " + nearest + "? ") + ("known: " + known));
+}
+
+// One linear in place of others: both cannot be there.
+void check_fused(const ConfigReader& tensors, const Description& d, const char* fused, std::initializer_list<const char*> parts) {
+  const auto names = [&](const char* place) { return d.tensors.count(place) != 0 && !d.tensors.at(place).empty(); };
+  for (const char* part : parts)
+    if (names(fused) && names(part)) tensors.fail(part, std::string("and ") + fused + " cannot both be named", std::string("keep ") + fused + " alone where the checkpoint has one tensor for them");
 }
 
 }  // namespace
@@ -93,12 +112,12 @@ Description read_description(const std::string& file) {
   const ConfigSource source = ConfigSource::from_file(file);
   ConfigReader reader(source);
   Description d;
-  reader.text("based_on", d.based_on, "family");
-  d.keys = read_names(reader, "keys");
-  if (const YAML::Node values = reader.take("values"); values.IsDefined()) {
-    if (!values.IsMap()) reader.fail("values", "must be a mapping of config.json's keys");
-    d.values = to_json(values);
-  }
+  d.based_on = read_family_name(reader);
+  read_entries(reader, "keys", d, [&](const std::string& key, ConfigReader& keys) {
+    keys.text(key.c_str(), d.keys[key], "");
+    if (d.keys[key].empty()) keys.fail(key.c_str(), "must be text: the key's name in config.json");
+  });
+  read_entries(reader, "values", d, [&](const std::string& key, ConfigReader& values) { d.values[key] = to_json(values.take(key.c_str())); });
   if (auto tensors = reader.child("tensors")) {
     for (const Place& place : kPlaces) {
       std::string name;
@@ -106,6 +125,8 @@ Description read_description(const std::string& file) {
       if (tensors->has(place.key)) d.tensors[place.key] = name;
     }
     tensors->finish();
+    check_fused(*tensors, d, "qkv", {"q", "k", "v"});
+    check_fused(*tensors, d, "gate_up", {"gate", "up"});
   }
   if (auto features = reader.child("features")) {
     for (const Flag& flag : kFlags) {
@@ -122,6 +143,23 @@ Description read_description(const std::string& file) {
   return d;
 }
 
+namespace {
+
+// A key that nothing asked for is a mistake, like any other unknown key. `failure`: what ended the reading before all
+// were asked for, when the key that it missed is the misspelled one.
+void check_all_asked(const Description& d, const ConfigJson& config, const Error* failure = nullptr) {
+  const std::vector<std::string> asked(config.asked().begin(), config.asked().end());
+  const auto check = [&](const std::string& key, const char* section) {
+    if (config.asked().count(config.spelled(key)) != 0) return;
+    const std::string nearest = nearest_name(key, asked);
+    if (failure != nullptr && (nearest.empty() || failure->message() != "'" + nearest + "' is missing")) return;
+    throw Error(ErrorKind::config, "the family " + d.based_on + " has no key '" + key + "'", d.origins.at(section + ("." + key)),
+                nearest.empty() ? "take the keys of a config.json of that family" : "did you mean " + nearest + "?");
+  };
+  for (const auto& [key, spelled] : d.keys) check(key, "keys");
+  for (const auto& [key, value] : d.values.items()) check(key, "values");
+}
+
 void describe(const Description& d, Architecture& a) {
   for (const Place& place : kPlaces)
     if (const auto found = d.tensors.find(place.key); found != d.tensors.end()) place.of(a) = found->second;
@@ -130,6 +168,24 @@ void describe(const Description& d, Architecture& a) {
   if (d.positions) a.positions = *d.positions;
   if (a.experts.count > 0 && a.fused_gate_up())
     throw Error(ErrorKind::config, "experts whose gate and up are one tensor are not supported", "tensors.gate_up");
+}
+
+}  // namespace
+
+Architecture read_described(const Description& d, const ConfigJson& config, const std::function<Architecture(const ConfigJson&)>& family) {
+  std::map<std::string, std::string> origins;
+  for (const auto& [key, value] : d.values.items()) origins[key] = d.origins.at("values." + key);
+  const ConfigJson own = config.with_keys(d.keys).with_values(d.values, origins);
+  Architecture a;
+  try {
+    a = family(own);
+  } catch (const Error& failure) {
+    check_all_asked(d, own, &failure);
+    throw;
+  }
+  check_all_asked(d, own);
+  describe(d, a);
+  return a;
 }
 
 }  // namespace miq::model

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <cmath>
 #include <optional>
 
 #include "miq/core/error.h"
@@ -14,15 +16,16 @@ using Json = nlohmann::json;
 struct GgufFamily {
   const char* architecture;
   const char* family;
+  const char* class_name;  ///< transformers' `architectures`
   bool permuted;  ///< rows of q and k stand in the order of interleaved rotation
   const char *router, *expert, *expert_gate, *expert_up, *expert_down;
 };
 constexpr GgufFamily kFamilies[] = {
-    {"llama", "llama", true, "", "", "", "", ""},
-    {"llama", "mixtral", true, "block_sparse_moe.gate", "block_sparse_moe.experts.", "w1", "w3", "w2"},  // with experts
-    {"qwen2", "qwen2", false, "", "", "", "", ""},
-    {"qwen3", "qwen3", false, "", "", "", "", ""},
-    {"qwen3moe", "qwen3_moe", false, "mlp.gate", "mlp.experts.", "gate_proj", "up_proj", "down_proj"},
+    {"llama", "llama", "LlamaForCausalLM", true, "", "", "", "", ""},
+    {"llama", "mixtral", "MixtralForCausalLM", true, "block_sparse_moe.gate", "block_sparse_moe.experts.", "w1", "w3", "w2"},  // with experts
+    {"qwen2", "qwen2", "Qwen2ForCausalLM", false, "", "", "", "", ""},
+    {"qwen3", "qwen3", "Qwen3ForCausalLM", false, "", "", "", "", ""},
+    {"qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM", false, "mlp.gate", "mlp.experts.", "gate_proj", "up_proj", "down_proj"},
 };
 
 [[noreturn]] void malformed(const GgufFile& file, const std::string& key, const std::string& what) {
@@ -86,10 +89,24 @@ const GgufFamily& family_of(const GgufFile& file, const Keys& keys) {
               file.path().string(), "read from GGUF are " + known + "; give the original Hugging Face folder");
 }
 
-// Rotation: llama.cpp keeps llama3's scaling as one divisor for each frequency in a tensor.
-Json rope_of(const GgufFile& file, const Keys& keys) {
-  Json rope = {{"rope_type", "default"}};
-  if (const auto theta = keys.real("rope.freq_base")) rope["rope_theta"] = *theta;
+// llama3's scaling, when it has these divisors (all published models have its other numbers alike), else null.
+// Source: transformers modeling_rope_utils, _compute_llama3_parameters.
+Json llama3_scaling(const at::Tensor& factors, double theta) {
+  constexpr double kContext = 8192, kLow = 1, kHigh = 4;
+  const double factor = factors.max().item<double>();
+  const auto count = factors.size(0);
+  for (std::int64_t k = 0; k < count; ++k) {
+    const double wavelength = 2 * M_PI * std::pow(theta, static_cast<double>(k) / static_cast<double>(count));
+    const double smooth = std::clamp((kContext / wavelength - kLow) / (kHigh - kLow), 0.0, 1.0);
+    if (std::abs(factors[k].item<double>() * ((1 - smooth) / factor + smooth) - 1) > 1e-5) return nullptr;
+  }
+  return {{"rope_type", "llama3"},      {"factor", factor},          {"original_max_position_embeddings", static_cast<std::int64_t>(kContext)},
+          {"low_freq_factor", kLow}, {"high_freq_factor", kHigh}};
+}
+
+// Scaling of the rotation: llama.cpp keeps llama3's as one divisor for each frequency in a tensor.
+Json rope_scaling(const GgufFile& file, const Keys& keys, double theta) {
+  Json rope = nullptr;
   const std::string type = keys.own_text("rope.scaling.type", "none");
   if (type == "linear" || type == "yarn") {
     rope["rope_type"] = type;
@@ -100,9 +117,9 @@ Json rope_of(const GgufFile& file, const Keys& keys) {
   }
   constexpr const char* kFactors = "rope_freqs.weight";
   if (file.tensors().count(kFactors) == 0) return rope;
-  rope["rope_type"] = "factors";
-  rope["factors"] = Json::array();
   const at::Tensor factors = file.tensor(kFactors).to(at::kDouble).flatten();
+  if (Json llama3 = llama3_scaling(factors, theta); !llama3.is_null()) return llama3;
+  rope = {{"rope_type", "factors"}, {"factors", Json::array()}};
   for (std::int64_t k = 0; k < factors.size(0); ++k) rope["factors"].push_back(factors[k].item<double>());
   return rope;
 }
@@ -227,11 +244,13 @@ Json gguf_config(const GgufFile& file) {
                  {"hidden_act", "silu"},
                  {"tie_word_embeddings", !has("output.weight")},
                  {"attention_bias", has("blk.0.attn_q.bias") && has("blk.0.attn_output.bias")},
-                 {"rope_parameters", rope_of(file, keys)},
+                 {"architectures", {family.class_name}},
                  {"torch_dtype", stored_dtype(file)}};
+  config["rope_theta"] = keys.real("rope.freq_base").value_or(10000);
+  if (Json scaling = rope_scaling(file, keys, config["rope_theta"]); !scaling.is_null()) config["rope_scaling"] = std::move(scaling);
   if (const auto head_dim = keys.whole("attention.key_length")) config["head_dim"] = *head_dim;
   if (*family.router != '\0') {
-    config["num_local_experts"] = keys.size("expert_count");
+    config["num_local_experts"] = config["num_experts"] = keys.size("expert_count");  // Mixtral's key, Qwen's key
     config["num_experts_per_tok"] = keys.size("expert_used_count");
     config["moe_intermediate_size"] = keys.whole("expert_feed_forward_length").value_or(keys.size("feed_forward_length"));
     config["norm_topk_prob"] = true;

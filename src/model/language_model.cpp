@@ -21,7 +21,8 @@ std::string shape_text(const Shape& shape) {
   return text + "]";
 }
 
-// Every tensor the architecture needs, with its shape.
+}  // namespace
+
 std::vector<std::pair<std::string, Shape>> required_tensors(const std::shared_ptr<const Architecture>& a) {
   std::vector<std::pair<std::string, Shape>> all = {{a->embedding + ".weight", {a->vocab_size, a->hidden_size}},
                                                     {a->final_norm + ".weight", {a->hidden_size}}};
@@ -36,6 +37,11 @@ std::vector<std::pair<std::string, Shape>> required_tensors(const std::shared_pt
     }
   }
   return all;
+}
+
+std::shared_ptr<TensorSource> open_tensors(const std::filesystem::path& path) {
+  const auto gguf = find_gguf(path);
+  return gguf ? open_gguf(GgufFile::open(*gguf)) : open_checkpoint(path);
 }
 
 void check_tensors(const TensorSource& source, const std::shared_ptr<const Architecture>& a, const std::string& where) {
@@ -63,6 +69,8 @@ void check_tensors(const TensorSource& source, const std::shared_ptr<const Archi
   }
 }
 
+namespace {
+
 // Rows divided by their length, at least 1e-12 (Baichuan 2's NormHead), in pieces: a vocabulary is large.
 at::Tensor normalised_rows(const at::Tensor& matrix_VH, at::ScalarType dtype) {
   constexpr std::int64_t kRows = 8192;
@@ -81,8 +89,7 @@ LanguageModel LanguageModel::open(const std::filesystem::path& path, const std::
                                   at::ScalarType compute_dtype, const at::Device& device) {
   LanguageModel model;
   model.architecture_ = std::make_shared<const Architecture>(read_architecture(path, family));
-  const auto gguf = find_gguf(path);
-  model.source_ = gguf ? open_gguf(GgufFile::open(*gguf)) : open_checkpoint(path);
+  model.source_ = open_tensors(path);
   model.compute_dtype_ = compute_dtype;
   model.device_ = device;
   const Architecture& a = *model.architecture_;

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include <limits>
+#include <utility>
 
 #include "miq/core/error.h"
 #include "syrk.h"
@@ -115,11 +116,26 @@ void InputStatistics::merge(const InputStatistics& other) {
 }
 
 at::Tensor InputStatistics::hessian() const {
+  InputStatistics copy = *this;
+  copy.sum_II_ = sum_II_.clone();
+  return copy.take_hessian();
+}
+
+at::Tensor InputStatistics::take_hessian() {
   // A NaN or inf in any input column shows on the diagonal, which is a sum of squares.
   if (!sum_II_.diagonal().isfinite().all().item<bool>()) not_finite();
-  at::Tensor lower = sum_II_.tril();
-  lower = lower + lower.tril(-1).t();
-  return lower * (2.0 / static_cast<double>(std::max<std::int64_t>(1, num_sequences_)));
+  at::Tensor sum = std::exchange(sum_II_, at::Tensor());
+  sum.mul_(2.0 / static_cast<double>(std::max<std::int64_t>(1, num_sequences_)));
+  // Only the lower triangle was summed up: it is mirrored, a stripe of columns at a time.
+  constexpr std::int64_t kStripe = 256;
+  const std::int64_t n = sum.size(0);
+  for (std::int64_t begin = 0; begin < n; begin += kStripe) {
+    const std::int64_t width = std::min(kStripe, n - begin), below = begin + width;
+    at::Tensor corner = sum.narrow(0, begin, width).narrow(1, begin, width);
+    corner.copy_(corner.tril() + corner.tril(-1).t());
+    if (below < n) sum.narrow(0, begin, width).narrow(1, below, n - below).copy_(sum.narrow(0, below, n - below).narrow(1, begin, width).t());
+  }
+  return sum;
 }
 
 at::Tensor InputStatistics::mean_abs() const { return finite(abs_sum_I_ / static_cast<double>(std::max<std::int64_t>(1, num_tokens_))); }

@@ -175,6 +175,35 @@ class Output(Case):
         self.expect_error(result, 4, "stdout")
 
 
+class Inspect(Case):
+    def test_tables_and_json(self):
+        inspection = json.loads(miq("inspect", TINY, "--json", check=0).stdout)
+        self.assertEqual((inspection["family"], inspection["container"], inspection["parameters"]["total"]), ("llama", "safetensors", 853120))
+        self.assertEqual(inspection["loads"], {"ok": True})
+        self.assertEqual([entry["bits"] for entry in inspection["memory"]["by_bits"]], [16, 8, 4, 3, 2])
+        tables = miq("inspect", TINY, check=0).stdout
+        for text in ("llama", "head tied to the embedding", "853120", "KV cache"):
+            self.assertIn(text, tables)
+
+    def test_a_quantized_checkpoint_is_described(self):
+        model = self.copy_model()
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": False}}))
+        self.assertIn("gptq, 4 bits, groups of 128, asymmetric", miq("inspect", model, check=0).stdout)
+
+    def test_architecture(self):
+        inspection = json.loads(miq("inspect", TINY, "--json", "--architecture", "qwen2", check=0).stdout)
+        self.assertIn("q_proj.bias", inspection["loads"]["reason"])
+        (self.folder / "my.yaml").write_text("based_on: llama\nkeys: {hiden_size: n_embd}\n")
+        self.expect_error(miq("inspect", TINY, "--architecture", self.folder / "my.yaml"), 2, "my.yaml:2:20", "did you mean hidden_size")
+
+    def test_errors(self):
+        self.expect_error(miq("inspect"), 2)
+        self.expect_error(miq("inspect", self.folder / "none"), 4, "none")
+        self.expect_error(miq("inspect", "an/unknown-model"), 4, "hf download")
+        self.expect_error(miq("inspect", TINY / "model.safetensors"), 4, "give the folder")
+
+
 class BadInput(Case):
     def test_command_line(self):
         self.expect_error(miq("quantise"), 2)

@@ -79,6 +79,11 @@ TEST_P(GoldenGgufTokenizer, IsThatOfTokenizerJson) {
   EXPECT_EQ(tokenizer->eos_id(), reference->eos_id());
   EXPECT_EQ(tokenizer->vocab_size(), reference->vocab_size());
   expect_same_on_golden_strings(*tokenizer, *reference);
+  // And as the files of an export.
+  const test::TempFolder exported;
+  metadata["tokenizer.chat_template"] = "{{ '<|im_start|>' }}\xFF";
+  for (const auto& [file, content] : describe_gguf_tokenizer(metadata, "")) std::ofstream(exported.path() / file) << content;
+  expect_same_on_golden_strings(*load_tokenizer(exported.path()), *reference);
 }
 INSTANTIATE_TEST_SUITE_P(Pre, GoldenGgufTokenizer,
                          testing::Values(std::pair("llama3", "llama-bpe"), std::pair("qwen2_5", "qwen2"),

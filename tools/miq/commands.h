@@ -32,6 +32,7 @@ executor::JobConfig read_job(const JobOptions& options);
 void add_job_commands(CLI::App& program);      ///< quantize, eval, run
 void add_plan_command(CLI::App& program);
 void add_generate_command(CLI::App& program);
+void add_inspect_command(CLI::App& program);
 void add_config_command(CLI::App& program);    ///< config show, config convert
 void add_list_command(CLI::App& program);
 

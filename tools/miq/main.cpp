@@ -32,6 +32,7 @@ int run(int argc, char** argv) {
   miq::tools::add_job_commands(program);
   miq::tools::add_plan_command(program);
   miq::tools::add_generate_command(program);
+  miq::tools::add_inspect_command(program);
   miq::tools::add_config_command(program);
   miq::tools::add_list_command(program);
   try {

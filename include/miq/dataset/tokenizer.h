@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,5 +33,10 @@ class Tokenizer {
 /// A GGUF file, or a folder with one and no such files, carries its own (sentencepiece or byte-level BPE).
 /// @throws Error{io} none or malformed, Error{unsupported} for a component it does not know, by name.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder);
+
+/// Where load_tokenizer reads the tokenizer of `path` from a GGUF file's metadata: the files (name -> content) that hold
+/// the same one beside a Hugging Face checkpoint, tokenizer.model or tokenizer.json, and tokenizer_config.json with the
+/// chat template. Else, and where the metadata have no tokenizer, none. @throws as load_tokenizer.
+std::map<std::string, std::string> gguf_tokenizer_files(const std::filesystem::path& path);
 
 }  // namespace miq::dataset

@@ -91,6 +91,13 @@ struct Architecture {
 /// known ones are listed), Error{config} for values that contradict each other.
 Architecture read_architecture(const std::filesystem::path& path, const std::string& family = "auto");
 
+/// The same of a config.json's content; `where` names it in errors. Without generation_config.json.
+Architecture read_architecture(const nlohmann::json& config, const std::string& where, const std::string& family = "auto");
+
+/// The config.json of `path`: the file's of a folder, or one made of a .gguf file's metadata, as transformers would have
+/// written it. @throws Error{io} missing or malformed, Error{unsupported} for a GGUF architecture that is not read.
+nlohmann::json checkpoint_config(const std::filesystem::path& path);
+
 /// Names in families.def.
 std::vector<std::string> family_names();
 

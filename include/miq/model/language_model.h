@@ -11,6 +11,14 @@
 
 namespace miq::model {
 
+/// The tensors of a Hugging Face folder, or of a .gguf file under Hugging Face's names.
+std::shared_ptr<TensorSource> open_tensors(const std::filesystem::path& path);
+/// Every tensor that the architecture needs, with its shape.
+std::vector<std::pair<std::string, std::vector<std::int64_t>>> required_tensors(const std::shared_ptr<const Architecture>& architecture);
+/// @throws Error{io} for one that the source lacks or has in another shape, Error{unsupported} for another type than plain
+/// floats. `where` names the checkpoint.
+void check_tensors(const TensorSource& source, const std::shared_ptr<const Architecture>& architecture, const std::string& where);
+
 class LanguageModel {
  public:
   /// Opens a Hugging Face folder or a .gguf file. Nothing but the embedding's place is looked up; blocks come from

@@ -33,6 +33,8 @@ class InputStatistics {
 
   /// [I, I] float32, symmetric. @throws Error{numeric} when an input was not finite.
   at::Tensor hessian() const;
+  /// That, made of the sums themselves without a copy: hessian() and add() are over then.
+  at::Tensor take_hessian();
   at::Tensor mean_abs() const;  ///< [I] float32, mean over tokens of |x|
   at::Tensor max_abs() const;   ///< [I] float32
   at::Tensor lowest() const;    ///< [I] float32, the least x
