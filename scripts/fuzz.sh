@@ -31,8 +31,8 @@ python=.venv/bin/python
 "$python" -c 'import torch' 2>/dev/null || python=python3
 "$python" tests/fuzz/make_corpora.py "$build/seeds"
 
-# LibTorch keeps what it allocates at its start.
-export ASAN_OPTIONS=detect_leaks=0:${ASAN_OPTIONS:-} UBSAN_OPTIONS=print_stacktrace=1:${UBSAN_OPTIONS:-} OMP_NUM_THREADS=1
+# LibTorch keeps what it allocates at its start; the stacks that ASan keeps for each allocation would fill the limit.
+export ASAN_OPTIONS=detect_leaks=0:malloc_context_size=10:${ASAN_OPTIONS:-} UBSAN_OPTIONS=print_stacktrace=1:${UBSAN_OPTIONS:-} OMP_NUM_THREADS=1
 mkdir -p "$build/findings"
 failed=0
 for target in "${targets[@]}"; do
