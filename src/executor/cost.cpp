@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "miq/core/device.h"
+#include "scale_group.h"
 
 namespace miq::executor {
 
@@ -42,7 +43,7 @@ Memory expected_memory(const model::LanguageModel& model, const std::vector<Plan
   const std::int64_t inner = std::max(a.intermediate_size, a.experts.per_token * a.experts.intermediate_size);
   if (pipeline.offload != Offload::disk)
     memory.hidden = tokens * (a.hidden_size * 4 + std::max({a.hidden_size, a.q_size(), inner}) * compute_bytes);
-  memory.microbatch = std::min(microbatch_bytes(pipeline.memory), tokens * activation_bytes_per_token(a));
+  memory.microbatch = std::min(microbatch_bytes(pipeline.memory), tokens * activation_bytes_per_token(a)) * compute_bytes / 4;
   return memory;
 }
 
@@ -62,23 +63,32 @@ double matrix_rate(at::ScalarType dtype, const at::Device& device) {
 
 }  // namespace
 
-// Forward passes, statistics, factors and roundings at the measured rates.
+// Operations at the measured rates; the shares of them that are reached were measured at three sizes (docs/scaling.md).
 double expected_seconds(const model::LanguageModel& model, const std::vector<PlannedLinear>& plan, std::int64_t tokens) {
+  constexpr double kForwardShare = 0.75, kStatisticsShare = 0.80, kSolveShare = 0.53, kSecondsPerPass = 7.3e-9;
   const bool fast = has_fast_bfloat16(model.device());
-  const double forward_rate = matrix_rate(fast ? at::kBFloat16 : at::kFloat, model.device()), solve_rate = matrix_rate(at::kFloat, model.device());
-  double forward = 0, solve = 0;
+  const double compute_rate = matrix_rate(fast ? at::kBFloat16 : at::kFloat, model.device()), solve_rate = matrix_rate(at::kFloat, model.device());
+  std::set<std::tuple<std::int64_t, std::int64_t, std::int64_t>> counted;
+  double forward = 0, statistics = 0, solve = 0, passed = 0;
   for (const PlannedLinear& planned : plan) {
     const LayerRecipe& recipe = *planned.choice.layer;
     const double m = static_cast<double>(planned.out_features), n = static_cast<double>(planned.in_features);
-    const quantizer::StatisticsNeeds needs = quantizer::statistics_needs(recipe);
-    forward += 2 * static_cast<double>(tokens) * m * n * (recipe.transform.kind == TransformKind::awq ? 1.4 : 1);
-    if (needs.hessian) solve += m * n * n / 3 + n * n * n / 3;
-    if (needs.hessian) forward += static_cast<double>(tokens) * n * n / 2;
-    // Passes over the weight, at about 50 million weights a second and thread.
+    const model::Experts& experts = model.architecture().experts;
+    const bool expert = model.architecture().is_sparse(planned.layer) && planned.stage >= kGateUp;
+    const double seen = static_cast<double>(tokens) * (expert ? static_cast<double>(experts.per_token) / static_cast<double>(experts.count) : 1);
+    forward += 2 * seen * m * n * (recipe.transform.kind == TransformKind::awq ? 1.4 : 1);
+    if (quantizer::statistics_needs(recipe).hessian) {
+      solve += m * n * n;
+      if (counted.emplace(planned.layer, planned.stage, planned.group).second) {  // once for all linears of an input
+        statistics += seen * n * n;
+        solve += 2 * n * n * n / 3;
+      }
+    }
     const double passes = recipe.keep_float ? 0 : recipe.range.kind == quantizer::RangeKind::mse ? 20 : recipe.rounding.kind == "hqq" ? 20 : recipe.rounding.kind == "spqr" ? 30 : 2;
-    solve += passes * m * n / (5e8 * at::get_num_threads()) * solve_rate;
+    passed += passes * m * n;
   }
-  return forward / forward_rate * 1.3 + solve / solve_rate + 1;
+  return forward / (kForwardShare * compute_rate) + statistics / (kStatisticsShare * compute_rate) + solve / (kSolveShare * solve_rate) +
+         passed * kSecondsPerPass / at::get_num_threads() + 1;
 }
 
 }  // namespace miq::executor
