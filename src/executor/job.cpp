@@ -91,6 +91,7 @@ struct Job {
     if (evaluates())
       for (const evaluator::PerplexityConfig& item : config.evaluation.perplexity)
         streams.push_back(dataset::tokenize(dataset::load_corpus(item.corpus, item.split, config.data_dir), need_tokenizer()));
+    if (quantizes()) keeps_blocks();  // refuses what cannot be scored
   }
 
   // The budget is a promise: what will not keep it is refused before the work.
