@@ -47,6 +47,7 @@ struct Job {
   std::vector<PlannedLinear> plan;
   std::deque<quantizer::LayerRecipe> allocated;  // recipes of layers with bits of their own
   std::vector<at::Tensor> calibration_ids;
+  std::int64_t quantization_bytes = 0;  // what quantizing is expected to take, where there is a budget
   std::vector<at::Tensor> streams;  // token streams of evaluation.perplexity
   Json results;
 
@@ -95,12 +96,13 @@ struct Job {
   }
 
   // The budget is a promise: what will not keep it is refused before the work.
-  void check_memory() const {
+  void check_memory() {
     if (config.pipeline.memory == 0) return;
     std::int64_t tokens = 0;
     for (const at::Tensor& batch : calibration_ids) tokens += batch.numel();
     const auto element = static_cast<std::int64_t>(c10::elementSize(calibration_dtype(config, *model)));
     const Memory memory = expected_memory(*model, plan, config.pipeline, element, tokens);
+    quantization_bytes = memory.total();
     if (memory.total() <= config.pipeline.memory) return;
     const bool disk_helps = config.pipeline.offload != Offload::disk && memory.total() - memory.hidden <= config.pipeline.memory;
     throw Error(ErrorKind::config, "quantizing takes about " + format_bytes(memory.total()) + " of memory, more than the " + format_bytes(config.pipeline.memory) + " it may",
@@ -118,9 +120,10 @@ struct Job {
       codes += planned.out_features * planned.in_features;
       activations = activations || planned.choice.layer->activation.enabled();
     }
-    if (config.pipeline.memory == 0 || codes <= config.pipeline.memory / 2) return true;
+    if (config.pipeline.memory == 0 || codes + quantization_bytes <= config.pipeline.memory) return true;
     if (config.export_ && !activations) return false;
-    throw Error(ErrorKind::config, "the quantized model takes " + format_bytes(codes) + " of memory while it is scored, more than half of the " + format_bytes(config.pipeline.memory) + " that may be taken",
+    throw Error(ErrorKind::config, "to be scored, the quantized model takes " + format_bytes(codes) + " of memory beside the " + format_bytes(quantization_bytes) + " of quantizing it, together more than the " +
+                                       format_bytes(config.pipeline.memory) + " that may be taken",
                 "pipeline.memory", activations ? "raise it: quantized activations are scored from memory" : "set export, and it is scored from what was written; or raise it");
   }
 
