@@ -5,6 +5,7 @@
 
 #include "miq/core/error.h"
 #include "miq/core/progress.h"
+#include "miq/model/footprint.h"
 
 namespace miq::evaluator {
 namespace {
@@ -12,8 +13,7 @@ namespace {
 // Tokens that go through a block at once: enough for full matrix speed, small beside a model.
 std::int64_t batch_tokens(const model::LanguageModel& model) {
   constexpr std::int64_t kUsual = 8192;
-  const model::Architecture& a = model.architecture();
-  const std::int64_t token_bytes = (3 * a.intermediate_size + 6 * a.hidden_size) * 4;
+  const std::int64_t token_bytes = activation_bytes_per_token(model.architecture());
   return model.memory_budget() > 0 ? std::clamp<std::int64_t>(model.memory_budget() / 8 / token_bytes, 1, kUsual) : kUsual;
 }
 // Residual streams of windows that go through the blocks together.

@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "miq/core/device.h"
+#include "miq/model/footprint.h"
 #include "scale_group.h"
 
 namespace miq::executor {
@@ -40,10 +41,9 @@ Memory expected_memory(const model::LanguageModel& model, const std::vector<Plan
   memory.statistics = statistics;
   memory.solve = 5 * widest * widest * 4 + 4 * largest * 4;
   if (tokens == 0) return memory;
-  const std::int64_t inner = std::max(a.intermediate_size, a.experts.per_token * a.experts.intermediate_size);
   if (pipeline.offload != Offload::disk)
-    memory.hidden = tokens * (a.hidden_size * 4 + std::max({a.hidden_size, a.q_size(), inner}) * compute_bytes);
-  memory.microbatch = std::min(microbatch_bytes(pipeline.memory), tokens * activation_bytes_per_token(a)) * compute_bytes / 4;
+    memory.hidden = tokens * (a.hidden_size * 4 + std::max({a.hidden_size, a.q_size(), model::mlp_width(a)}) * compute_bytes);
+  memory.microbatch = std::min(microbatch_bytes(pipeline.memory), tokens * model::activation_bytes_per_token(a)) * compute_bytes / 4;
   return memory;
 }
 

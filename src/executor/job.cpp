@@ -217,15 +217,14 @@ struct Job {
       writer->finish();
       folder->commit();
     }
-    results["quantization"]["peak_anonymous_bytes"] = anonymous.bytes();
-    tell_quantization(done, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), cpu_seconds() - cpu_start);
+    tell_quantization(done, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), cpu_seconds() - cpu_start, anonymous.bytes());
     if (options.keep_blocks)
       model->replace_blocks(std::move(done.blocks));
     else if (evaluates() && !streams.empty())
       open_model((fs::path(config.output) / "model").string());
   }
 
-  void tell_quantization(const PipelineResult& done, double seconds, double cpu) {
+  void tell_quantization(const PipelineResult& done, double seconds, double cpu, std::int64_t peak_anonymous_bytes) {
     Json layers = Json::array(), events = Json::array();
     double bits = 0, weights = 0;
     std::int64_t bytes = 0;
@@ -251,11 +250,10 @@ struct Job {
                         {"relative_error", layer.relative_error},
                         {"events", own}});
     }
-    const Json peak_anonymous = results["quantization"]["peak_anonymous_bytes"];
     results["quantization"] = {{"seconds", seconds},
                                {"cpu_seconds", cpu},
                                {"peak_rss_bytes", peak_rss_bytes()},
-                               {"peak_anonymous_bytes", peak_anonymous},
+                               {"peak_anonymous_bytes", peak_anonymous_bytes},
                                {"seconds_by_phase", done.seconds_by_phase},
                                {"calibration_dtype", dtype_name(calibration_dtype(config, *model))},
                                {"bits_per_weight", weights > 0 ? bits / weights : 0.0},

@@ -7,6 +7,7 @@
 #include "miq/core/log.h"
 #include "miq/core/memory.h"
 #include "miq/core/progress.h"
+#include "miq/model/footprint.h"
 #include "miq/quantizer/statistics.h"
 #include "resting_place.h"
 #include "stage_solver.h"
@@ -93,7 +94,7 @@ class Pipeline {
     const PhaseTimer timer(result_.seconds_by_phase, "forward");
     std::int64_t longest = 0;
     for (const at::Tensor& ids : options_.calibration_ids) {
-      const std::int64_t sample_bytes = ids.size(1) * activation_bytes_per_token(model_.architecture());
+      const std::int64_t sample_bytes = ids.size(1) * model::activation_bytes_per_token(model_.architecture());
       const std::int64_t batch = std::clamp<std::int64_t>(microbatch_bytes(options_.config.memory) / sample_bytes, 1, ids.size(0));
       for (std::int64_t s = 0; s < ids.size(0); s += batch)
         states_.push_back({rest(model_.embed(ids.narrow(0, s, std::min(batch, ids.size(0) - s)))), {}, {}});
@@ -291,11 +292,6 @@ class Pipeline {
 };
 
 }  // namespace
-
-std::int64_t activation_bytes_per_token(const model::Architecture& a) {
-  const std::int64_t inner = a.experts.count > 0 ? std::max(a.intermediate_size, a.experts.per_token * a.experts.intermediate_size) : a.intermediate_size;
-  return (3 * inner + 6 * a.hidden_size) * 4;
-}
 
 std::int64_t microbatch_bytes(std::int64_t memory) {
   constexpr std::int64_t kUsual = std::int64_t{128} << 20;

@@ -90,11 +90,6 @@ struct StageSolver::Unit {
     for (const auto& group : groups) list.insert(list.end(), group.begin(), group.end());
     return list;
   }
-  size_t group_of(const model::Linear* linear) const {
-    for (size_t g = 0; g < groups.size(); ++g)
-      if (std::find(groups[g].begin(), groups[g].end(), linear) != groups[g].end()) return g;
-    throw Error(ErrorKind::internal, "a linear without a group", linear->name);
-  }
 };
 
 namespace {
@@ -112,6 +107,8 @@ at::Tensor fill_starved(const at::Tensor& hessian, const InputStatistics& own, c
 }
 
 }  // namespace
+
+size_t StageSolver::group_in(const Unit& unit, const model::Linear& linear) const { return static_cast<size_t>(planned(linear).group) - unit.begin; }
 
 StageSolver::Unit StageSolver::make_unit(model::Block& block, std::int64_t stage, size_t begin, size_t end, const StageStatistics& statistics) const {
   const auto groups = block.groups(stage);
@@ -169,7 +166,7 @@ OnlineTransform StageSolver::choose_transform(model::Block& block, const Unit& u
   if (is_diagonal(transform) || transform.rescale)
     for (model::Linear* linear : linears) {
       weights.push_back(float_weight(*linear));
-      members.push_back({linear, weights.back(), recipe_of(*linear).grid, unit.group_of(linear)});
+      members.push_back({linear, weights.back(), recipe_of(*linear).grid, group_in(unit, *linear)});
     }
   const auto fit = [&](const at::Tensor& scales) { return fit_divisor(block, unit, scales); };
   // An expert that saw nothing is left as it is.
@@ -237,7 +234,7 @@ void StageSolver::solve_unit(model::Block& block, const Unit& unit, const Module
       const InputStatistics* seen = unit.statistics[g];
       if (seen != nullptr && seen->num_tokens() == 0) seen = unit.stand_in ? unit.stand_in.get() : unit.all();
       for (model::Linear* linear : same) {
-        if (unit.group_of(linear) != g) continue;
+        if (group_in(unit, *linear) != g) continue;
         round(*linear, shared, hessian.get(), seen, compute_dtype);
         auto& events = finished_.at(linear->name)->events;
         events.insert(events.begin(), unit.events[g].begin(), unit.events[g].end());

@@ -44,6 +44,7 @@ class StageSolver {
  private:
   struct Unit;  // the groups of a stage that share a transform, with their statistics
   Unit make_unit(model::Block& block, std::int64_t stage, size_t begin, size_t end, const StageStatistics& statistics) const;
+  size_t group_in(const Unit& unit, const model::Linear& linear) const;  ///< of the unit's groups
   void solve_unit(model::Block& block, const Unit& unit, const ModuleSample* sample, at::ScalarType compute_dtype);
   at::Tensor fit_divisor(model::Block& block, const Unit& unit, const at::Tensor& divisor_I) const;
   quantizer::OnlineTransform choose_transform(model::Block& block, const Unit& unit, const std::vector<model::Linear*>& linears,

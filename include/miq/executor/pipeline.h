@@ -46,8 +46,6 @@ struct PipelineOptions {
   std::function<void(const std::string& name, const at::Tensor&)> on_tensor;
 };
 
-/// Bytes that one token's activations take while a block is run over it.
-std::int64_t activation_bytes_per_token(const model::Architecture& architecture);
 /// Activations of a microbatch, of a budget of `memory` bytes (0: what the machine has).
 std::int64_t microbatch_bytes(std::int64_t memory);
 
