@@ -18,11 +18,8 @@ namespace fs = std::filesystem;
 using Json = nlohmann::json;
 using testing::HasSubstr;
 
-class DamagedTokenizers : public testing::Test {
+class DamagedTokenizers : public FolderTest {
  protected:
-  void put(const std::string& name, const std::string& content) {
-    std::ofstream(folder_.path() / name, std::ios::binary) << content;
-  }
   // "" when it loads; then it is used, too.
   std::string problem() {
     try {
@@ -52,7 +49,6 @@ class DamagedTokenizers : public testing::Test {
       problem();
     }
   }
-  test::TempFolder folder_;
 };
 
 TEST_F(DamagedTokenizers, ASoundSentencePieceModelLoads) {

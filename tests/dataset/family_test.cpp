@@ -15,13 +15,9 @@ namespace fs = std::filesystem;
 using Json = nlohmann::json;
 using testing::ElementsAre;
 
-class Families : public testing::Test {
+class Families : public FolderTest {
  protected:
-  void put(const std::string& name, const std::string& content) {
-    std::ofstream(folder_.path() / name, std::ios::binary) << content;
-  }
   std::unique_ptr<Tokenizer> load() { return load_tokenizer(folder_.path()); }
-  test::TempFolder folder_;
 };
 
 TEST_F(Families, LlamaWithoutAnySign) {

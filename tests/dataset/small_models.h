@@ -1,10 +1,14 @@
 // Model files made on the spot.
 #pragma once
 
+#include <gtest/gtest.h>
+
+#include <fstream>
 #include <string>
 #include <vector>
 
 #include "../../src/dataset/sentencepiece_proto.h"
+#include "support/golden.h"
 
 namespace miq::dataset {
 
@@ -39,5 +43,14 @@ inline std::string tiktoken_file(int ranks) {
   }
   return file;
 }
+
+/// Tests of a folder that they fill.
+class FolderTest : public testing::Test {
+ protected:
+  void put(const std::string& name, const std::string& content) {
+    std::ofstream(folder_.path() / name, std::ios::binary) << content;
+  }
+  test::TempFolder folder_;
+};
 
 }  // namespace miq::dataset
