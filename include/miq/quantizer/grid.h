@@ -45,6 +45,8 @@ struct Grid {
   std::int64_t group_size = 128;                    ///< columns of a group, rows and columns of a block
   GridConvention convention = GridConvention::miq;
   bool real_zeros = false;                          ///< conventions spqr and hqq: zeros need not be whole
+  /// Scales are numbers of this type (what an export stores them as): codes are chosen against the rounded scale.
+  at::ScalarType scale_dtype = at::kFloat;
   Bilevel bilevel;
 
   bool is_integer() const { return type == GridType::integer; }
