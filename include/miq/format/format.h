@@ -80,6 +80,8 @@ struct Format {
   /// `config`: all of config.json. @throws Error{io, unsupported}
   std::unique_ptr<Decoder> (*open)(std::shared_ptr<const TensorSource>, const nlohmann::json& quantization, const nlohmann::json& config,
                                    const std::string& where);
+  /// Why these linears cannot stand in one checkpoint, each by itself could; null: any can.
+  std::optional<std::string> (*why_not_together)(const std::vector<Scheme>&) = nullptr;
 };
 
 /// All of formats.def: gptq, awq, compressed-tensors, fp8, modelopt, miq. (dequantized and gguf are written otherwise.)
