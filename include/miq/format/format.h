@@ -19,8 +19,8 @@ namespace miq::format {
 struct Scheme {
   std::string name;  ///< "model.layers.0.mlp.down_proj"
   std::int64_t out_features = 0, in_features = 0;
-  quantizer::Grid grid;
-  quantizer::Activation activation;
+  quantizer::Grid grid = {};
+  quantizer::Activation activation = {};
   bool group_of_column = false;  ///< groups are not runs of columns (GPTQ's desc_act)
   bool outliers = false;
   bool divisor = false;          ///< x is divided at run time (AWQ's scales that could not be folded)
