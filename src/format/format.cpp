@@ -12,7 +12,7 @@
 namespace miq::format {
 namespace {
 
-// FNV-1a over a rotation's parts; 12 hexadecimal digits, which may stand in a tensor's name.
+// FNV-1a over a rotation's parts; may stand in a tensor's name.
 std::string fingerprint(const std::shared_ptr<const quantizer::Orthogonal>& rotation) {
   if (!rotation) return "";
   std::uint64_t hash = 14695981039346656037ull;
@@ -29,7 +29,8 @@ std::string fingerprint(const std::shared_ptr<const quantizer::Orthogonal>& rota
   }
   char digits[17];
   std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(hash));
-  return std::string(digits, 12);
+  const auto block = parts.tensors.find("block");
+  return std::to_string(block == parts.tensors.end() ? parts.order : block->second.size(0)) + "_" + std::string(digits, 12);
 }
 
 }  // namespace

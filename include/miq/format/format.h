@@ -26,7 +26,8 @@ struct Scheme {
   bool outliers = false;
   bool divisor = false;          ///< x is divided at run time (AWQ's scales that could not be folded)
   bool rotated_input = false, rotated_output = false;  ///< at run time (QuIP, online Hadamard)
-  /// Fingerprints of these rotations, equal for equal parts; "" where there is none, and before quantization.
+  /// Fingerprints of these rotations, "<order of the block that repeats>_<hash>", equal for equal parts; "" where there is
+  /// none, and before quantization.
   std::string input_rotation, output_rotation;
 };
 Scheme scheme_of(const std::string& name, const quantizer::QuantizedLinear& linear);
