@@ -41,7 +41,7 @@ class BlockDiagonal : public Orthogonal {
  private:
   at::Tensor multiply(const at::Tensor& x, const at::Tensor& factor) const {
     check_rows(x, n_);
-    return at::matmul(x.reshape({-1, block_BB_.size(0)}), factor.to(x.options())).reshape(x.sizes());
+    return at::matmul(x.reshape({x.numel() / block_BB_.size(0), block_BB_.size(0)}), factor.to(x.options())).reshape(x.sizes());
   }
 
   at::Tensor block_BB_;
@@ -153,7 +153,7 @@ std::shared_ptr<const Orthogonal> block_diagonal(const at::Tensor& block, std::i
   require(block.defined() && block.dim() == 2 && block.size(0) == block.size(1) && block.size(0) > 0, "a block of an orthogonal matrix is square");
   require(n > 0 && n % block.size(0) == 0,
           "blocks of order " + std::to_string(block.size(0)) + " make no matrix of order " + std::to_string(n));
-  return std::make_shared<BlockDiagonal>(block, n);
+  return std::make_shared<BlockDiagonal>(block.contiguous(), n);
 }
 
 std::shared_ptr<const Orthogonal> make_kronecker(const KroneckerFactors& factors) {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,9 @@ struct Scheme {
   bool outliers = false;
   bool divisor = false;          ///< x is divided at run time (AWQ's scales that could not be folded)
   bool rotated_input = false, rotated_output = false;  ///< at run time (QuIP, online Hadamard)
+  /// Fingerprints of these rotations, "<order of the block that repeats>_<hash>", equal for equal parts; "" where there is
+  /// none, and before quantization.
+  std::string input_rotation, output_rotation;
 };
 Scheme scheme_of(const std::string& name, const quantizer::QuantizedLinear& linear);
 
@@ -32,6 +36,9 @@ Scheme scheme_of(const std::string& name, const quantizer::QuantizedLinear& line
 struct FormatOptions {
   at::ScalarType model_dtype = at::kBFloat16;  ///< config.json's
   std::string version;  ///< gptq: "v1" (default), "v2"; gguf: a type or mix, "q4_k_m"; else ""
+  /// Fingerprints of rotations that earlier calls of one export's encode have written: kept, so that one that many linears
+  /// share is stored once. Null: each call stores its own.
+  std::shared_ptr<std::set<std::string>> stored_rotations;
 };
 
 struct NamedLinear {
