@@ -61,6 +61,7 @@ std::vector<format::Scheme> planned_schemes(const model::Architecture& architect
                        .activation = layer.activation,
                        .group_of_column = makes_group_of_column(layer),
                        .outliers = layer.rounding.kind == "spqr" && layer.rounding.outlier_threshold > 0,
+                       .zero_point_of_zero = layer.grid.is_integer() && !layer.grid.symmetric,
                        .divisor = places[i].divisor_online,
                        .rotated_input = places[i].rotated_input,
                        .rotated_output = places[i].rotated_output});
