@@ -21,11 +21,20 @@ const std::vector<at::ScalarType> kScaleTypes = {at::kBFloat16, at::kHalf, at::k
 std::int64_t dense_words(std::int64_t n, int bits) { return (n * bits + 31) / 32; }
 std::int64_t padded_words(std::int64_t n, int bits) { return (n + 32 / bits - 1) / (32 / bits); }
 
-// Codes of each row, in either packing: the number of words says which.
-at::Tensor unpack_rows(const at::Tensor& words, int bits, std::int64_t n) {
-  if (words.size(1) == dense_words(n, bits)) return unpack_bits(words, bits, n);
+// Codes of each row, in either packing: the number of words says which; where it is the same for both, `padded` does.
+at::Tensor unpack_rows(const at::Tensor& words, int bits, std::int64_t n, bool padded) {
+  const bool fits_dense = words.size(1) == dense_words(n, bits), fits_padded = words.size(1) == padded_words(n, bits);
+  if (fits_dense && !(padded && fits_padded)) return unpack_bits(words, bits, n);
   const std::int64_t per_word = 32 / bits;
   return unpack_bits(words.reshape({-1, 1}), bits, per_word).reshape({words.size(0), words.size(1) * per_word}).narrow(1, 0, n).contiguous();
+}
+
+// Whether a version, "0.16.0", is of before the dense packing.
+bool pads_words(const std::string& version) {
+  if (!version.starts_with("0.")) return false;
+  const size_t digits = version.find_first_not_of("0123456789", 2);
+  const std::string minor = version.substr(2, digits == std::string::npos ? digits : digits - 2);
+  return !minor.empty() && minor.size() < 3 && std::stoi(minor) < 17;
 }
 
 [[noreturn]] void unsupported(const std::string& what, const std::string& where) { throw Error(ErrorKind::unsupported, what + " cannot be read", where); }
@@ -101,6 +110,10 @@ class CompressedTensorsDecoder : public TableDecoder {
     std::set<std::string> names;
     for (const char* end : {".weight_packed", ".weight_scale"})
       for (const std::string& name : contents_.named(end)) names.insert(name);
+    for (const std::string& name : contents_.named(".weight")) {  // also where its scale is missing
+      const at::ScalarType type = contents_.specs().at(name + ".weight").dtype;
+      if (type == at::kChar || type == at::kFloat8_e4m3fn) names.insert(name);
+    }
     for (const std::string& name : names) {
       std::vector<std::string> tensors;
       for (const char* end : {".weight", ".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point", ".weight_g_idx", ".input_scale", ".input_zero_point"})
@@ -121,7 +134,7 @@ class CompressedTensorsDecoder : public TableDecoder {
     out.grid = s.grid;
     out.activation = s.activation;
     if (contents_.has(name + ".weight_packed")) {
-      out.codes_OI = unpack_rows(contents_.read(name + ".weight_packed", {at::kInt}, {rows, -1}), bits, columns);
+      out.codes_OI = unpack_rows(contents_.read(name + ".weight_packed", {at::kInt}, {rows, -1}), bits, columns, padded_);
     } else if (s.grid.is_fp8()) {
       out.codes_OI = contents_.read(name + ".weight", {at::kFloat8_e4m3fn}, {rows, columns}).view(at::kByte);
     } else {
@@ -149,6 +162,7 @@ class CompressedTensorsDecoder : public TableDecoder {
   void read_config(const json& q) {
     const std::string& where = contents_.where();
     check_layout(text(q, "format", where, ""), where);
+    padded_ = pads_words(text(q, "version", where, ""));
     if (const std::string sparse = text(member(q, "sparsity_config", where), "format", where, "dense"); sparse != "dense") unsupported("sparse weights ('" + sparse + "')", where);
     const json& groups = member(q, "config_groups", where);
     if (groups.empty()) throw Error(ErrorKind::io, "quantization configuration: 'config_groups' is missing", where);
@@ -242,7 +256,7 @@ class CompressedTensorsDecoder : public TableDecoder {
     }
     const at::Tensor words = contents_.read(name, {at::kInt}, {-1, groups});
     if (words.size(0) != dense_words(rows, bits) && words.size(0) != padded_words(rows, bits)) contents_.refuse(name, "the shape does not fit " + std::to_string(rows) + " zero points");
-    return for_each_row(unpack_rows(words.t(), bits, rows).t().to(at::kFloat).contiguous(), s);
+    return for_each_row(unpack_rows(words.t(), bits, rows, padded_).t().to(at::kFloat).contiguous(), s);
   }
 
   at::Tensor scalar(const std::string& name, const std::vector<at::ScalarType>& types) const {
@@ -260,6 +274,7 @@ class CompressedTensorsDecoder : public TableDecoder {
   }
 
   Rotations rotations_;
+  bool padded_ = false;
   std::vector<Group> groups_;
 };
 

@@ -59,7 +59,9 @@ inline void expect_same_scheme(const Scheme& a, const Scheme& b) {
   EXPECT_EQ(a.grid.bits, b.grid.bits);
   EXPECT_EQ(a.grid.symmetric, b.grid.symmetric);
   EXPECT_EQ(a.grid.granularity, b.grid.granularity);
-  EXPECT_EQ(a.grid.group_size, b.grid.group_size);
+  if (a.grid.granularity == quantizer::Granularity::group || a.grid.granularity == quantizer::Granularity::block) {
+    EXPECT_EQ(a.grid.group_size, b.grid.group_size);
+  }
   EXPECT_EQ(a.grid.scale_dtype, b.grid.scale_dtype);
   EXPECT_EQ(a.activation.bits, b.activation.bits);
   if (a.activation.enabled()) {

@@ -199,16 +199,17 @@ TEST(GoldenVectors, CompressedTensorsPack) {
       auto source = std::make_shared<test::MemorySource>();
       source->tensors = {{"m.weight_packed", file.tensor(start + (old ? "packed_dim1_le016" : "packed_dim1"))},
                          {"m.weight_shape", at::tensor({6, 40}, at::kLong)},
-                         {"m.weight_scale", at::ones({6, 40}, at::kBFloat16)},
-                         {"m.weight_zero_point", file.tensor(start + "packed_dim0")}};
+                         {"m.weight_scale", at::ones({6, 40}, at::kBFloat16)}};
+      if (!old) source->tensors["m.weight_zero_point"] = file.tensor(start + "packed_dim0");
       const nlohmann::json config = {
           {"quant_method", "compressed-tensors"},
           {"format", "pack-quantized"},
-          {"config_groups", {{"group_0", {{"targets", {"Linear"}}, {"weights", {{"num_bits", bits}, {"type", "int"}, {"symmetric", false}, {"strategy", "group"}, {"group_size", 1}}}}}}}};
+          {"version", old ? "0.16.0" : "0.17.0"},  // 40 codes of some widths take as many words in both
+          {"config_groups", {{"group_0", {{"targets", {"Linear"}}, {"weights", {{"num_bits", bits}, {"type", "int"}, {"symmetric", old}, {"strategy", "group"}, {"group_size", 1}}}}}}}};
       const auto linear = std::make_shared<quantizer::QuantizedLinear>(format.open(source, config, {}, "vectors")->linear("m"));
       EXPECT_TRUE(at::equal(linear->codes_OI, codes));
-      EXPECT_TRUE(at::equal(linear->params.zeros_OG, codes.to(at::kFloat)));
       if (old) continue;
+      EXPECT_TRUE(at::equal(linear->params.zeros_OG, codes.to(at::kFloat)));
       for (const NamedTensor& t : format.encode({{"m", linear}}, {})) EXPECT_TRUE(test::same_bytes(t.tensor, source->tensors.at(t.name))) << t.name;
     }
 }
