@@ -61,7 +61,8 @@ class AwqDecoder : public TableDecoder {
   Scheme read_scheme(const std::string& name, std::int64_t group, bool symmetric) const {
     const TensorSpec &weight = contents_.spec(name + ".qweight", 2), &scales = contents_.spec(name + ".scales", 2);
     if (weight.dtype != at::kInt) contents_.refuse(name + ".qweight", "the type is not int32");
-    if (scales.dtype != at::kHalf && scales.dtype != at::kBFloat16 && scales.dtype != at::kFloat) contents_.refuse(name + ".scales", "the type is not float16");
+    if (scales.dtype != at::kHalf && scales.dtype != at::kBFloat16 && scales.dtype != at::kFloat)
+      contents_.refuse(name + ".scales", "the type is not float16");
     Scheme s;
     s.name = name;
     s.out_features = weight.shape[1] * 8;
@@ -95,7 +96,8 @@ std::int64_t common_group(const std::vector<Scheme>& schemes) {
   const std::int64_t group = schemes.empty() ? 128 : declared_group(schemes.front());
   for (const Scheme& s : schemes)
     if (declared_group(s) != group)
-      throw Error(ErrorKind::unsupported, "AWQ has one group size for all linears: " + std::to_string(group) + ", not " + std::to_string(declared_group(s)), s.name,
+      throw Error(ErrorKind::unsupported,
+                  "AWQ has one group size for all linears: " + std::to_string(group) + ", not " + std::to_string(declared_group(s)), s.name,
                   "one group size, or export to compressed-tensors or miq");
   return group;
 }
@@ -110,13 +112,11 @@ std::vector<std::string> warnings(const std::vector<Scheme>& schemes, const Form
     if (group > 0 && s.in_features % group != 0) return "has fewer inputs than a group";
     return std::nullopt;
   });
-  warn_first(out, "vLLM serves symmetric AWQ with a slow kernel", schemes, [](const Scheme& s) -> Reason {
-    return s.grid.symmetric ? Reason("is symmetric") : std::nullopt;
-  });
-  warn_first(out, "transformers keeps the head of AWQ checkpoints in float", schemes, [](const Scheme& s) -> Reason {
-    return is_head(s.name) ? Reason("is the head") : std::nullopt;
-  });
-  warn_first(out, "TensorRT-LLM and llama.cpp read no AWQ checkpoints of this layout", schemes, [](const Scheme&) -> Reason { return "is one"; });
+  warn_first(out, "vLLM serves symmetric AWQ with a slow kernel", schemes,
+             [](const Scheme& s) -> Reason { return s.grid.symmetric ? Reason("is symmetric") : std::nullopt; });
+  warn_first(out, "transformers keeps the head of AWQ checkpoints in float", schemes,
+             [](const Scheme& s) -> Reason { return is_head(s.name) ? Reason("is the head") : std::nullopt; });
+  out.push_back("TensorRT-LLM and llama.cpp read no AWQ checkpoints of this layout");
   return out;
 }
 
@@ -153,7 +153,8 @@ const Format awq_format = {
     .summary = "AWQ (AutoAWQ's GEMM layout): 4 bits",
     .why_not = why_not,
     .warnings = warnings,
-    .scale_dtype = [](const quantizer::Grid&, const FormatOptions& options) { return options.model_dtype == at::kBFloat16 ? at::kBFloat16 : at::kHalf; },
+    .scale_dtype = [](const quantizer::Grid&,
+                      const FormatOptions& options) { return options.model_dtype == at::kBFloat16 ? at::kBFloat16 : at::kHalf; },
     .encode = encode,
     .declare = declare,
     .recognises = recognises,

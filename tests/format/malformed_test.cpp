@@ -112,7 +112,8 @@ TEST(Malformed, AbsurdContents) {
   };
   EXPECT_FALSE(with(all[0], "n.g_idx", at::full({128}, 4, at::kInt)));
   EXPECT_FALSE(with(all[0], "n.g_idx", at::full({128}, -1, at::kInt)));
-  for (const std::vector<std::int64_t>& shape : {std::vector<std::int64_t>{32, 1ll << 62}, {32, -64}, {1ll << 40, 64}, {32, 0}, {32, INT64_MAX}, {INT64_MIN, INT64_MIN}})
+  for (const std::vector<std::int64_t>& shape :
+       {std::vector<std::int64_t>{32, 1ll << 62}, {32, -64}, {1ll << 40, 64}, {32, 0}, {32, INT64_MAX}, {INT64_MIN, INT64_MIN}})
     EXPECT_FALSE(with(all[2], "m.weight_shape", at::tensor(shape, at::kLong)));
   EXPECT_FALSE(with(all[2], "n.weight", at::full({32, 128}, 64, at::kChar))) << "a code of 8 bits among those of 7";
   for (const auto& [name, tensor] : all[2].tensors)
@@ -124,8 +125,28 @@ TEST(Malformed, AbsurdContents) {
 
 // Every value in the configuration, one after the other, replaced by what does not belong there.
 void for_each_value(json& value, const std::function<void(const std::string&)>& check, const std::string& path = "") {
-  static const std::vector<json> kOthers = {nullptr,    0,       -1,  -7, 1, 5,  INT64_MAX, UINT64_MAX, 1e300, "", "x", "re:[", "(((((((((((((((", std::string(100000, 'a'), true, false,
-                                            json::array(), json::object(), {1, 2}, {{"a", 1}}, {"re:("}, {nullptr}};
+  static const std::vector<json> kOthers = {nullptr,
+                                            0,
+                                            -1,
+                                            -7,
+                                            1,
+                                            5,
+                                            INT64_MAX,
+                                            UINT64_MAX,
+                                            1e300,
+                                            "",
+                                            "x",
+                                            "re:[",
+                                            "(((((((((((((((",
+                                            std::string(100000, 'a'),
+                                            true,
+                                            false,
+                                            json::array(),
+                                            json::object(),
+                                            {1, 2},
+                                            {{"a", 1}},
+                                            {"re:("},
+                                            {nullptr}};
   for (const json& other : kOthers) {
     const json kept = value;
     value = other;
@@ -186,8 +207,13 @@ TEST(Malformed, ErrorsNameTheTensorOrKey) {
   expect_error(damaged(2, [](Checkpoint& c) { c.tensors.erase("o.weight"); }), ErrorKind::io, "o.weight");
   expect_error(damaged(2, [](Checkpoint& c) { c.quantization["format"] = "nvfp4-pack-quantized"; }), ErrorKind::unsupported, "nvfp4");
   expect_error(damaged(2, [](Checkpoint& c) { c.quantization["config_groups"]["group_0"]["targets"] = {"other"}; }), ErrorKind::io, "m: no group");
-  expect_error(damaged(2, [](Checkpoint& c) { c.quantization["config_groups"]["group_0"]["weights"]["num_bits"] = 1; }), ErrorKind::unsupported, "int1");
-  expect_error(damaged(2, [](Checkpoint& c) { c.quantization["sparsity_config"] = {{"format", "sparse-24-bitmask"}}; }), ErrorKind::unsupported, "sparse-24");
+  expect_error(damaged(2, [](Checkpoint& c) { c.quantization["config_groups"]["group_0"]["weights"]["num_bits"] = 1; }), ErrorKind::unsupported,
+               "int1");
+  expect_error(damaged(2,
+                       [](Checkpoint& c) {
+                         c.quantization["sparsity_config"] = {{"format", "sparse-24-bitmask"}};
+                       }),
+               ErrorKind::unsupported, "sparse-24");
 }
 
 }  // namespace
