@@ -65,7 +65,8 @@ const Format& find_format(const std::string& name) {
     if (name == format->name) return *format;
     names.push_back(format->name);
   }
-  throw Error(ErrorKind::config, "unknown export format '" + name + "'", "export.format", "did you mean " + nearest_name(name, names) + "?");
+  throw Error(ErrorKind::config, "unknown export format '" + name + "'", "export.format",
+              "did you mean " + nearest_name(name, names) + "?");
 }
 
 at::Tensor pack_bits(const at::Tensor& data, int bits) {

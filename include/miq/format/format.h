@@ -20,8 +20,8 @@ namespace miq::format {
 struct Scheme {
   std::string name;  ///< "model.layers.0.mlp.down_proj"
   std::int64_t out_features = 0, in_features = 0;
-  quantizer::Grid grid;
-  quantizer::Activation activation;
+  quantizer::Grid grid = {};
+  quantizer::Activation activation = {};
   bool group_of_column = false;  ///< groups are not runs of columns (GPTQ's desc_act)
   bool outliers = false;
   bool divisor = false;          ///< x is divided at run time (AWQ's scales that could not be folded)
@@ -87,6 +87,8 @@ struct Format {
   /// `config`: all of config.json. @throws Error{io, unsupported}
   std::unique_ptr<Decoder> (*open)(std::shared_ptr<const TensorSource>, const nlohmann::json& quantization, const nlohmann::json& config,
                                    const std::string& where);
+  /// Why these linears cannot stand in one checkpoint, each by itself could; null: any can.
+  std::optional<std::string> (*why_not_together)(const std::vector<Scheme>&) = nullptr;
 };
 
 /// All of formats.def: gptq, awq, compressed-tensors, fp8, modelopt, miq. (dequantized and gguf are written otherwise.)
