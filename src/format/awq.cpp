@@ -91,21 +91,16 @@ std::optional<std::string> why_not(const Scheme& s, const FormatOptions&) {
   return std::nullopt;
 }
 
-// The group size that AWQ declares, one for all.
-std::int64_t common_group(const std::vector<Scheme>& schemes) {
-  const std::int64_t group = schemes.empty() ? 128 : declared_group(schemes.front());
+std::optional<std::string> why_not_together(const std::vector<Scheme>& schemes) {
   for (const Scheme& s : schemes)
-    if (declared_group(s) != group)
-      throw Error(ErrorKind::unsupported,
-                  "AWQ has one group size for all linears: " + std::to_string(group) + ", not " + std::to_string(declared_group(s)), s.name,
-                  "one group size, or export to compressed-tensors or miq");
-  return group;
+    if (declared_group(s) != declared_group(schemes.front()))
+      return "AWQ has one group size for all linears, and " + s.name + " has another than " + schemes.front().name + "; compressed-tensors and miq can";
+  return std::nullopt;
 }
 
 std::vector<std::string> warnings(const std::vector<Scheme>& schemes, const FormatOptions&) {
   using Reason = std::optional<std::string>;
   std::vector<std::string> out;
-  common_group(schemes);  // what cannot be declared is refused before the work
   warn_first(out, "vLLM and SGLang serve AWQ in whole groups of 32, 64, 128 or a row", schemes, [](const Scheme& s) -> Reason {
     const std::int64_t group = declared_group(s);
     if (group != -1 && group != 32 && group != 64 && group != 128) return "has groups of " + std::to_string(group);
@@ -133,7 +128,7 @@ std::vector<NamedTensor> encode(const std::vector<NamedLinear>& linears, const F
 }
 
 void declare(const std::vector<Scheme>& schemes, const std::vector<std::string>& kept, const FormatOptions&, Declaration& declaration) {
-  const std::int64_t group = common_group(schemes);
+  const std::int64_t group = schemes.empty() ? 128 : declared_group(schemes.front());
   const bool symmetric = std::all_of(schemes.begin(), schemes.end(), [](const Scheme& s) { return s.grid.symmetric; });
   nlohmann::ordered_json config = {{"quant_method", "awq"}, {"bits", 4}, {"group_size", group}, {"zero_point", !symmetric}, {"version", "gemm"}};
   config["modules_to_not_convert"] = kept.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(kept);
@@ -160,6 +155,7 @@ const Format awq_format = {
     .recognises = recognises,
     .open = [](std::shared_ptr<const TensorSource> source, const nlohmann::json& quantization, const nlohmann::json&, const std::string& where)
         -> std::unique_ptr<Decoder> { return std::make_unique<AwqDecoder>(Contents(std::move(source), where), quantization); },
+    .why_not_together = why_not_together,
 };
 
 }  // namespace miq::format

@@ -108,11 +108,13 @@ TEST(Awq, EveryGrouping) {
 }
 
 TEST(Awq, OneGroupSizeForAll) {
-  const std::vector<Scheme> schemes = {scheme_of("a", *random_linear(8, 128, integer_grid(4, true, Granularity::group, 32), kHalf)),
-                                       scheme_of("b", *random_linear(8, 128, integer_grid(4, true, Granularity::group, 64), kHalf))};
-  Declaration declaration;
-  EXPECT_THROW(find_format("awq").declare(schemes, {}, {}, declaration), Error);
-  EXPECT_THROW(find_format("awq").warnings(schemes, {}), Error) << "before the work";
+  const auto of = [](const char* name, std::int64_t group) {
+    return scheme_of(name, *random_linear(8, 128, integer_grid(4, true, Granularity::group, group), kHalf));
+  };
+  const auto why_not_together = find_format("awq").why_not_together;
+  EXPECT_EQ(why_not_together({of("a", 32), of("b", 32)}), std::nullopt);
+  EXPECT_EQ(why_not_together({of("a", 32), of("b", 64)}),
+            "AWQ has one group size for all linears, and b has another than a; compressed-tensors and miq can");
 }
 
 TEST(CompressedTensors, EveryPackedWidth) {
