@@ -28,7 +28,7 @@ struct Scheme {
   bool rotated_input = false, rotated_output = false;  ///< at run time (QuIP, online Hadamard)
   /// Fingerprints of these rotations, "<order of the block that repeats>_<hash>", equal for equal parts; "" where there is
   /// none, and before quantization.
-  std::string input_rotation, output_rotation;
+  std::string input_rotation = {}, output_rotation = {};
 };
 Scheme scheme_of(const std::string& name, const quantizer::QuantizedLinear& linear);
 
