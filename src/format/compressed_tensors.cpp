@@ -1,11 +1,12 @@
 // compressed-tensors (llm-compressor, vLLM): packed integers, int8, fp8, with or without quantized activations, each linear
 // its own. Sources: compressed-tensors 0.19 compressors/{pack_quantized,naive_quantized}, quantization/; the zero points are
 // packed along the output.
+#include "compressed_tensors.h"
+
 #include <ATen/ATen.h>
 
 #include <algorithm>
 
-#include "compressed_tensors.h"
 #include "formats.h"
 
 namespace miq::format {
@@ -26,10 +27,14 @@ Storage storage_of(const Scheme& s) {
 std::string strategy_of(const Scheme& s) {
   const bool packed = storage_of(s) == Storage::packed;  // rows only: those of a tensor or a block repeat their scale
   switch (s.grid.granularity) {
-    case Granularity::tensor: return packed ? "channel" : "tensor";
-    case Granularity::channel: return "channel";
-    case Granularity::group: return "group";
-    case Granularity::block: return packed ? "group" : "block";
+    case Granularity::tensor:
+      return packed ? "channel" : "tensor";
+    case Granularity::channel:
+      return "channel";
+    case Granularity::group:
+      return "group";
+    case Granularity::block:
+      return packed ? "group" : "block";
   }
   return "";
 }
@@ -38,16 +43,21 @@ namespace {
 
 const char* layout_of(const Scheme& s) {
   switch (storage_of(s)) {
-    case Storage::packed: return "pack-quantized";
-    case Storage::integers: return "int-quantized";
-    case Storage::floats: return s.activation.enabled() ? "float-quantized" : "naive-quantized";
+    case Storage::packed:
+      return "pack-quantized";
+    case Storage::integers:
+      return "int-quantized";
+    case Storage::floats:
+      return s.activation.enabled() ? "float-quantized" : "naive-quantized";
   }
   return "";
 }
 
 Json activation_args(const Activation& a) {
   if (!a.enabled()) return nullptr;
-  const char* strategy = a.granularity == ActivationGranularity::tensor ? "tensor" : a.granularity == ActivationGranularity::token ? "token" : "group";
+  const char* strategy = a.granularity == ActivationGranularity::tensor  ? "tensor"
+                         : a.granularity == ActivationGranularity::token ? "token"
+                                                                         : "group";
   Json args = {{"num_bits", a.bits},
                {"type", a.type == GridType::integer ? "int" : "float"},
                {"symmetric", a.symmetric},
@@ -87,10 +97,12 @@ std::optional<std::string> why_not(const Scheme& s, const FormatOptions&) {
     if (a.type == GridType::fp8_e5m2) return "compressed-tensors quantizes activations to fp8 of kind e4m3, not e5m2; miq can";
     if (a.type == GridType::integer && s.grid.is_fp8()) return "compressed-tensors has no fp8 weights with integer activations; miq can";
     if (!a.dynamic && a.granularity != ActivationGranularity::tensor) return "compressed-tensors has static activations per tensor only; miq can";
-    if (a.granularity == ActivationGranularity::group && s.in_features % a.group_size != 0) return "compressed-tensors has no shorter last group of activations; miq can";
+    if (a.granularity == ActivationGranularity::group && s.in_features % a.group_size != 0)
+      return "compressed-tensors has no shorter last group of activations; miq can";
   }
   if (s.grid.granularity != Granularity::block && is_ragged(s)) return "compressed-tensors has no shorter last group; miq and dequantized can";
-  if (storage_of(s) == Storage::packed && is_ragged(s)) return "compressed-tensors has no shorter last block of packed integers; miq and dequantized can";
+  if (storage_of(s) == Storage::packed && is_ragged(s))
+    return "compressed-tensors has no shorter last block of packed integers; miq and dequantized can";
   return std::nullopt;
 }
 
@@ -124,7 +136,8 @@ void encode_linear(const NamedLinear& named, std::vector<NamedTensor>& out) {
   } else {
     const at::Tensor zeros_OG = stored_zeros(named);
     if (s.grid.symmetric && !zeros_OG.eq(1 << (bits - 1)).all().item<bool>())
-      throw Error(ErrorKind::unsupported, "compressed-tensors has no zero points other than the middle for symmetric grids", named.name, "export to miq or dequantized");
+      throw Error(ErrorKind::unsupported, "compressed-tensors has no zero points other than the middle for symmetric grids", named.name,
+                  "export to miq or dequantized");
     if (storage == Storage::packed) {
       put(".weight_packed", pack_bits(linear.codes_OI, bits));
       put(".weight_shape", at::tensor({s.out_features, s.in_features}, at::kLong));
@@ -165,7 +178,8 @@ void declare(const std::vector<Scheme>& schemes, const std::vector<std::string>&
   if (groups.size() == 1) groups.front()["targets"] = Json::array({"Linear"});
   Json ignore = kept;
   // A head is a Linear to these readers even when it is the embedding's matrix.
-  const bool head = std::any_of(schemes.begin(), schemes.end(), [](const Scheme& s) { return is_head(s.name); }) || std::any_of(kept.begin(), kept.end(), is_head);
+  const bool head =
+      std::any_of(schemes.begin(), schemes.end(), [](const Scheme& s) { return is_head(s.name); }) || std::any_of(kept.begin(), kept.end(), is_head);
   if (!head) ignore.push_back("lm_head");
   Json config = {{"quant_method", "compressed-tensors"},
                  {"version", "0.17.0"},  // the first whose packing this is
@@ -188,7 +202,11 @@ bool recognises(const nlohmann::json& q) {
 }  // namespace
 
 Json declared_group_of(const Scheme& s) {
-  return {{"targets", Json::array()}, {"format", layout_of(s)}, {"weights", weight_args(s)}, {"input_activations", activation_args(s.activation)}, {"output_activations", nullptr}};
+  return {{"targets", Json::array()},
+          {"format", layout_of(s)},
+          {"weights", weight_args(s)},
+          {"input_activations", activation_args(s.activation)},
+          {"output_activations", nullptr}};
 }
 
 }  // namespace ct

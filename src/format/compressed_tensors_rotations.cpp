@@ -71,14 +71,17 @@ std::string Rotations::matrix_of(const Contents& contents, const Application& a,
   return "";
 }
 
-std::shared_ptr<const Orthogonal> Rotations::rotation(const Contents& contents, const std::string& linear, const std::string& location, std::int64_t n) const {
+std::shared_ptr<const Orthogonal> Rotations::rotation(const Contents& contents, const std::string& linear, const std::string& location,
+                                                      std::int64_t n) const {
   const Application* a = find(linear, location);
   if (a == nullptr) return nullptr;
   const std::int64_t order = a->block == 0 ? n : a->block;
   if (n % order != 0)
     throw Error(ErrorKind::io, "rotations of " + std::to_string(order) + " do not divide its " + location + " of " + std::to_string(n), linear);
   const std::string stored = matrix_of(contents, *a, linear, order);
-  if (stored.empty() && a->type != "hadamard") contents.refuse(tensor_name(linear, a->scheme, location), "the tensor is missing, as is any other of this transform and order " + std::to_string(order));
+  if (stored.empty() && a->type != "hadamard")
+    contents.refuse(tensor_name(linear, a->scheme, location),
+                    "the tensor is missing, as is any other of this transform and order " + std::to_string(order));
   const std::string key = stored + (a->inverse ? " inverse " : " ") + location + " " + std::to_string(n);
   const std::lock_guard lock(mutex_);
   if (const auto found = made_.find(key); found != made_.end()) return found->second;
@@ -86,7 +89,8 @@ std::shared_ptr<const Orthogonal> Rotations::rotation(const Contents& contents, 
     throw Error(ErrorKind::io, "there is no Sylvester matrix of order " + std::to_string(order) + " for the transform '" + a->scheme + "'", linear);
   at::Tensor matrix;
   if (stored.empty() && order == n) return made_[key] = quantizer::hadamard(n, 1);  // symmetric
-  matrix = stored.empty() ? sylvester(order) : contents.read(stored, {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16}, {order, order}).to(at::kDouble);
+  matrix =
+      stored.empty() ? sylvester(order) : contents.read(stored, {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16}, {order, order}).to(at::kDouble);
   const at::Tensor norms = matrix.square().sum(1) / static_cast<double>(order);
   if (!((norms - 1).abs() < 1e-2).all().item<bool>()) contents.refuse(stored, "the rows of a rotation are not of length sqrt(n)");
   // x T for rows is Q = T^T for columns; at the output the row y' T is U^T y': U = T.
@@ -120,12 +124,19 @@ nlohmann::ordered_json declare_rotations(const std::vector<Scheme>& schemes) {
     Json& group = groups[side + "_" + rotation];
     if (group.is_null()) {
       const std::int64_t block = std::stoll(rotation);
-      group = {{"type", "random-hadamard"}, {"head_dim", block == dimension ? Json() : Json(block)}, {"randomize", false}, {"requires_grad", false}, {"precision", "torch.float64"}};
-      group["apply"] = side == "v" ? Json::array({apply("input", false), apply("weight_input", true)}) : Json::array({apply("weight_output", false), apply("output", true)});
+      group = {{"type", "random-hadamard"},
+               {"head_dim", block == dimension ? Json() : Json(block)},
+               {"randomize", false},
+               {"requires_grad", false},
+               {"precision", "torch.float64"}};
+      group["apply"] = side == "v" ? Json::array({apply("input", false), apply("weight_input", true)})
+                                   : Json::array({apply("weight_output", false), apply("output", true)});
     }
     for (Json& one : group["apply"]) one["targets"].push_back(s.name);
   };
   for (const Scheme& s : schemes) {
+    if (s.rotated_input == s.input_rotation.empty() || s.rotated_output == s.output_rotation.empty())
+      throw Error(ErrorKind::internal, "declared before its rotations are known", s.name);
     add(s, "v", s.input_rotation, s.in_features);
     add(s, "u", s.output_rotation, s.out_features);
   }
