@@ -67,10 +67,13 @@ MIQ_INLINE void fit_lines(const Tile<kLength>& tile, float levels, int candidate
   };
   Lanes range = high - low;
   inverse_of(range, inverse);
-  for (int c = 0; c < candidates; ++c) {  // intervals from a little wider than [low, high] to narrower
-    const Lanes steps = inverse * (levels - 0.5f + 0.15f * static_cast<float>(c) * (levels > 4 ? 1.0f : 0.5f));
-    sum_codes(tile, steps, low, levels, sums);
-    consider();
+  for (int shift = 0; shift < 3; ++shift) {  // the lowest value at code 0, or a little below it
+    const Lanes start = low + range * (0.35f * static_cast<float>(shift) / levels);
+    for (int c = 0; c < candidates; ++c) {  // intervals from a little wider than [low, high] to narrower
+      const Lanes steps = inverse * (levels - 0.5f + 0.2f * static_cast<float>(c) * (levels > 4 ? 1.0f : 0.5f));
+      sum_codes(tile, steps, start, levels, sums);
+      consider();
+    }
   }
   for (int turn = 0; turn < 2; ++turn) {
     inverse_of(best_s, inverse);
@@ -79,10 +82,10 @@ MIQ_INLINE void fit_lines(const Tile<kLength>& tile, float levels, int candidate
   }
 }
 
-/// The best s and m next to `choice`'s for its d and dmin; `sums` are of the codes then.
+/// The best s and m of `neighbours` places around `choice`'s for its d and dmin; `sums` are of the codes then.
 template <int kLength>
-MIQ_INLINE void choose_scales(const Tile<kLength>& tile, float levels, float max_scale, AffineChoice<kLength>& choice, AffineSums& sums,
-                              Lanes& best_error) {
+MIQ_INLINE void choose_scales(const Tile<kLength>& tile, float levels, float max_scale, int neighbours, AffineChoice<kLength>& choice,
+                              AffineSums& sums, Lanes& best_error) {
   constexpr int kSubBlocks = Tile<kLength>::kSubBlocks;
   Lanes d, dmin;
   for (int lane = 0; lane < kLanes; ++lane) {
@@ -90,8 +93,9 @@ MIQ_INLINE void choose_scales(const Tile<kLength>& tile, float levels, float max
     dmin[lane] = choice.dmin[lane / kSubBlocks];
   }
   const Lanes scales = choice.scales, mins = choice.mins;
-  for (int i = 0; i < 9; ++i) {
-    Lanes s = scales + static_cast<float>(i % 3 == 2 ? -1 : i % 3), m = mins + static_cast<float>(i / 3 == 2 ? -1 : i / 3), inverse;
+  constexpr float kAround[9][2] = {{0, 0}, {1, 0}, {-1, 0}, {0, 1}, {0, -1}, {1, 1}, {-1, -1}, {1, -1}, {-1, 1}};
+  for (int i = 0; i < neighbours; ++i) {
+    Lanes s = scales + kAround[i][0], m = mins + kAround[i][1], inverse;
     round_between(s, 0, max_scale);
     round_between(m, 0, max_scale);
     const Lanes step = d * s, offset = -(dmin * m);
@@ -145,7 +149,7 @@ template <int kLength>
 MIQ_INLINE void choose_affine(const Tile<kLength>& tile, float levels, float max_scale, AffineChoice<kLength>& best) {
   constexpr int kSubBlocks = Tile<kLength>::kSubBlocks, kTurns = 4;
   Lanes s, m;
-  fit_lines(tile, levels, 16, s, m);
+  fit_lines(tile, levels, 10, s, m);
   AffineChoice<kLength> choice;
   for (int super = 0; super < Tile<kLength>::kSupers; ++super) {
     float largest_s = 0, largest_m = 0;
@@ -165,7 +169,7 @@ MIQ_INLINE void choose_affine(const Tile<kLength>& tile, float levels, float max
   for (int turn = 0; turn < kTurns; ++turn) {
     AffineSums sums;
     Lanes errors;
-    choose_scales(tile, levels, max_scale, choice, sums, errors);
+    choose_scales(tile, levels, max_scale, turn < 2 ? 9 : 5, choice, sums, errors);
     for (int super = 0; super < Tile<kLength>::kSupers; ++super) {
       float error = 0;
       for (int lane = super * kSubBlocks; lane < (super + 1) * kSubBlocks; ++lane) error += errors[lane];

@@ -43,9 +43,9 @@ MIQ_INLINE void fit_scales(const SignedTile& tile, float half, int candidates, L
     best_gain = better ? gain : best_gain;
   };
   for (int c = 0; c < candidates; ++c) {  // the largest value at the end of the longer side, or of the shorter one
-    const float away = 0.1f * static_cast<float>(c - candidates / 2);
+    const float away = (half < 8 ? 0.1f : 0.15f) * static_cast<float>(c - candidates / 2);
     consider(unit * -(half + away));
-    if (half < 8) consider(unit * (half - 1 + away));
+    consider(unit * (half - 1 + away));
   }
   for (int turn = 0; turn < 2; ++turn) {
     Lanes steps;
@@ -92,7 +92,7 @@ MIQ_INLINE void choose_scales(const SignedTile& tile, float half, float scale_ha
 MIQ_INLINE void choose_signed(const SignedTile& tile, float half, float scale_half, SignedChoice& best) {
   constexpr int kTurns = 4;
   Lanes scales;
-  fit_scales(tile, half, 15, scales);
+  fit_scales(tile, half, 21, scales);
   float extreme = 0;
   for (int lane = 0; lane < kLanes; ++lane)
     if (std::abs(scales[lane]) > std::abs(extreme)) extreme = scales[lane];
