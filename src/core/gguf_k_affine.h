@@ -55,8 +55,10 @@ MIQ_INLINE void fit_lines(const Tile<kLength>& tile, float levels, int candidate
     low = tile.x[l] < low ? tile.x[l] : low;
     high = tile.x[l] > high ? tile.x[l] : high;
   }
-  best_s = best_m = Lanes{};
-  best_error = tile.sum_wxx;
+  inverse_of(tile.sum_w, inverse);  // to begin with: all codes 0, on the mean
+  best_s = Lanes{};
+  best_m = tile.sum_wx < 0.0f ? tile.sum_wx * inverse : Lanes{};
+  best_error = tile.sum_wxx - best_m * tile.sum_wx;
   AffineSums sums;
   const auto consider = [&]() __attribute__((always_inline)) {
     fit_line(tile, sums, s, m, error);
@@ -67,7 +69,7 @@ MIQ_INLINE void fit_lines(const Tile<kLength>& tile, float levels, int candidate
   };
   Lanes range = high - low;
   inverse_of(range, inverse);
-  for (int shift = 0; shift < 3; ++shift) {  // the lowest value at code 0, or a little below it
+  for (int shift = 0; shift < 3; ++shift) {  // the first code at the lowest value, or a little above it
     const Lanes start = low + range * (0.35f * static_cast<float>(shift) / levels);
     for (int c = 0; c < candidates; ++c) {  // intervals from a little wider than [low, high] to narrower
       const Lanes steps = inverse * (levels - 0.5f + 0.2f * static_cast<float>(c) * (levels > 4 ? 1.0f : 0.5f));

@@ -24,9 +24,9 @@ constexpr float kAddedScore = -1000, kFillScore = -10000;  // as llama.cpp's con
 // The vocabulary by id.
 struct Vocabulary {
   std::string model, pre = "default";
-  std::vector<SentencePiece> tokens;
-  std::vector<std::string> merges;
-  std::vector<std::string> warnings;
+  std::vector<SentencePiece> tokens = {};
+  std::vector<std::string> merges = {};
+  std::vector<std::string> warnings = {};
 
   void put(std::int64_t id, const std::string& text, float score, PieceType type) {
     if (id < 0 || id >= std::int64_t{1} << 22) throw Error(ErrorKind::io, "the token '" + text + "' has the id " + std::to_string(id));
