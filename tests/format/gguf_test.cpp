@@ -18,7 +18,10 @@ using testing::Optional;
 QuantizedLinear make_linear(int bits, bool symmetric, std::int64_t group_size, std::int64_t rows = 6, std::int64_t columns = 64) {
   at::manual_seed(bits + group_size);
   QuantizedLinear linear;
-  linear.grid = {.bits = bits, .symmetric = symmetric, .group_size = group_size, .scale_dtype = at::kHalf};
+  linear.grid.bits = bits;
+  linear.grid.symmetric = symmetric;
+  linear.grid.group_size = group_size;
+  linear.grid.scale_dtype = at::kHalf;
   const std::int64_t groups = (columns + group_size - 1) / group_size;
   linear.codes_OI = at::randint(1 << bits, {rows, columns}, at::kByte);
   linear.params.scales_OG = (at::rand({rows, groups}) * 0.1 + 0.01).to(at::kHalf).to(at::kFloat);
@@ -270,7 +273,7 @@ TEST_F(GgufExportTest, ALinearThatDoesNotFitIsNamed) {
   out.finish();
   EXPECT_THAT(out.requantized(), testing::ElementsAre("q"));
   const at::Tensor written = from_interleaved_rows(GgufFile::open(path()).tensor("blk.0.attn_q.weight"), 2);
-  EXPECT_LT(test::relative_difference(written, quantizer::dequantize(q, at::kFloat)), 0.1);
+  EXPECT_LT(test::relative_difference(written, quantizer::dequantize(q, at::kFloat)), 0.15);
 }
 
 }  // namespace
