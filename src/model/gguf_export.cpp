@@ -115,6 +115,10 @@ GgufModel::GgufModel(const Architecture& a, const std::string& name, std::int64_
       break;
     }
 
+  if (a.rope.scaling == RopeScaling::yarn && (a.rope.beta_fast != 32 || a.rope.beta_slow != 1))
+    warnings_.push_back("llama.cpp takes yarn's betas from its command line: --yarn-beta-fast " + format_fixed(a.rope.beta_fast, 2) + " --yarn-beta-slow " +
+                        format_fixed(a.rope.beta_slow, 2));
+
   places_[a.embedding] = {.name = "token_embd"};
   places_[a.final_norm] = {.name = "output_norm"};
   if (!a.tie_word_embeddings) places_[a.head] = {.name = "output"};

@@ -99,6 +99,10 @@ Json rope_scaling(const GgufFile& file, const Keys& keys, double theta) {
     rope["rope_type"] = type;
     rope["factor"] = keys.real("rope.scaling.factor").value_or(1);
     if (const auto original = keys.whole("rope.scaling.original_context_length")) rope["original_max_position_embeddings"] = *original;
+    if (const auto fast = keys.real("rope.scaling.yarn_beta_fast")) rope["beta_fast"] = *fast;
+    if (const auto slow = keys.real("rope.scaling.yarn_beta_slow")) rope["beta_slow"] = *slow;
+    const double factor = rope["factor"].get<double>();  // llama.cpp's attention factor multiplies the usual one
+    if (const auto attention = keys.real("rope.scaling.attn_factor")) rope["attention_factor"] = *attention * (factor > 1 ? 0.1 * std::log(factor) + 1 : 1);
   } else if (type != "none") {
     throw Error(ErrorKind::unsupported, "rotary scaling of the type '" + type + "'", file.path().string());
   }

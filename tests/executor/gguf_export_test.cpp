@@ -108,6 +108,8 @@ INSTANTIATE_TEST_SUITE_P(All, WrittenGguf,
                                          Variant{"llama3_rope", "llama", R"({"rope_scaling": {"rope_type": "llama3", "factor": 8, "original_max_position_embeddings": 16}})"},
                                          Variant{"linear_rope", "llama", R"({"rope_scaling": {"type": "linear", "factor": 4}, "rope_theta": 500})"},
                                          Variant{"yarn_rope", "llama", R"({"rope_scaling": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 32}})"},
+                                         Variant{"yarn_betas", "llama", R"({"rope_scaling": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 32,
+                                                                                            "beta_fast": 8, "beta_slow": 2, "attention_factor": 1.25}})"},
                                          Variant{"mistral", "mistral", "{}"}, Variant{"mixtral", "mixtral", "{}"}, Variant{"qwen2", "qwen2", "{}"},
                                          Variant{"qwen3", "qwen3", "{}"}, Variant{"qwen3_moe", "qwen3_moe", R"({"mlp_only_layers": []})"}),
                          [](const auto& info) { return std::string(info.param.name); });

@@ -6,6 +6,7 @@
 #include "../../src/format/gguf_types.h"
 #include "miq/core/error.h"
 #include "miq/core/gguf.h"
+#include "memory_source.h"
 #include "support/golden.h"
 
 namespace miq::format {
@@ -184,22 +185,6 @@ TEST(GgufTypes, Mixes) {
   EXPECT_EQ(gguf_mix_type(find_gguf_version("f16"), "output_norm.weight", {4096}, {}), kGgmlF32);
 }
 
-class Memory : public TensorSource {
- public:
-  explicit Memory(std::map<std::string, at::Tensor> tensors) : tensors_(std::move(tensors)) {}
-  std::vector<TensorSpec> specs() const override {
-    std::vector<TensorSpec> all;
-    for (const auto& [name, t] : tensors_) all.push_back({name, t.scalar_type(), t.sizes().vec()});
-    return all;
-  }
-  bool has(const std::string& name) const override { return tensors_.count(name) != 0; }
-  at::Tensor tensor(const std::string& name) const override { return tensors_.at(name); }
-  std::int64_t bytes() const override { return 0; }
-
- private:
-  std::map<std::string, at::Tensor> tensors_;
-};
-
 class GgufExportTest : public testing::Test {
  protected:
   GgufExportTest() {
@@ -221,11 +206,12 @@ class GgufExportTest : public testing::Test {
 
   std::map<std::string, at::Tensor> tensors_;
   GgufNames names_;
-  test::TempFolder folder_;
+  miq::test::TempFolder folder_;
 };
 
 TEST_F(GgufExportTest, LosslessByItself) {
-  const Memory source(tensors_);
+  test::MemorySource source;
+  source.tensors = tensors_;
   const QuantizedLinear q = make_linear(4, true, 32, 8), e = make_linear(8, true, 32, 8);
   GgufExport out(path(), source, {scheme_of("q", q), scheme_of("e.0", e), scheme_of("e.1", e)}, {}, names_);
   EXPECT_THAT(out.type_of("q.weight"), Optional(static_cast<std::int32_t>(kGgmlQ4_0)));
@@ -251,9 +237,12 @@ TEST_F(GgufExportTest, LosslessByItself) {
 }
 
 TEST_F(GgufExportTest, OtherTypesAreQuantizedOnceMore) {
-  const Memory source(tensors_);
+  test::MemorySource source;
+  source.tensors = tensors_;
   const QuantizedLinear q = make_linear(4, false, 32, 8);
-  GgufExport out(path(), source, {scheme_of("q", q)}, {.version = "q4_k_m"}, names_);
+  FormatOptions options;
+  options.version = "q4_k_m";
+  GgufExport out(path(), source, {scheme_of("q", q)}, options, names_);
   out.put("q", q);
   out.finish();
   const GgufFile file = GgufFile::open(path());
@@ -265,7 +254,8 @@ TEST_F(GgufExportTest, OtherTypesAreQuantizedOnceMore) {
 }
 
 TEST_F(GgufExportTest, ALinearThatDoesNotFitIsNamed) {
-  const Memory source(tensors_);
+  test::MemorySource source;
+  source.tensors = tensors_;
   QuantizedLinear q = make_linear(4, true, 32, 8);
   GgufExport out(path(), source, {scheme_of("q", q)}, {}, names_);
   q.params.scales_OG.add_(1e-5);
@@ -273,7 +263,7 @@ TEST_F(GgufExportTest, ALinearThatDoesNotFitIsNamed) {
   out.finish();
   EXPECT_THAT(out.requantized(), testing::ElementsAre("q"));
   const at::Tensor written = from_interleaved_rows(GgufFile::open(path()).tensor("blk.0.attn_q.weight"), 2);
-  EXPECT_LT(test::relative_difference(written, quantizer::dequantize(q, at::kFloat)), 0.15);
+  EXPECT_LT(miq::test::relative_difference(written, quantizer::dequantize(q, at::kFloat)), 0.15);
 }
 
 }  // namespace
