@@ -126,6 +126,10 @@ void GgufExport::put(const std::string& linear, const quantizer::QuantizedLinear
   write(tensor, ggml_encode(quantizer::dequantize(quantized, at::kFloat), type, importance_I));
 }
 
+void GgufExport::put(const std::vector<NamedLinear>& fused) {
+  for (const NamedLinear& named : fused) put(named.name, *named.linear);
+}
+
 void GgufExport::put(const std::string& tensor, const at::Tensor& values) {
   const auto target = targets_.find(tensor);
   if (target != targets_.end()) write(tensor, ggml_encode(values, target->second.type));

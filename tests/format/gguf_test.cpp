@@ -217,7 +217,7 @@ TEST_F(GgufExportTest, LosslessByItself) {
   EXPECT_THAT(out.type_of("q.weight"), Optional(static_cast<std::int32_t>(kGgmlQ4_0)));
   EXPECT_EQ(out.type_of("buffer"), std::nullopt);
   out.put("q", q);
-  out.put("e.1", e);
+  out.put({{"e.1", std::make_shared<const QuantizedLinear>(e)}});
   out.put("norm.weight", tensors_["norm.weight"] * 2);
   EXPECT_THROW(out.put("q", q), Error);
   EXPECT_THROW(out.finish(), Error);  // e.0 never came

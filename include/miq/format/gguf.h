@@ -13,6 +13,7 @@
 
 #include "miq/core/checkpoint.h"
 #include "miq/core/gguf_writer.h"
+#include "miq/format/export_writer.h"
 #include "miq/format/format.h"
 
 namespace miq::format {
@@ -52,7 +53,7 @@ struct GgufPlanned {
 };
 
 /// Writes one GGUF file as blocks finish. `source` gives the tensors that stay as they are.
-class GgufExport {
+class GgufExport : public ExportWriter {
  public:
   /// `schemes`: the linears that put() will bring quantized; `added`: tensors that the source lacks (an untied head).
   /// @throws Error{config} for an unknown version; what names.place and GgufWriter throw.
@@ -65,13 +66,13 @@ class GgufExport {
 
   /// `importance_I`: weights of the columns' errors where the linear is quantized once more (K types alone use them).
   void put(const std::string& linear, const quantizer::QuantizedLinear& quantized, const at::Tensor& importance_I = {});
-  /// A tensor (not a quantized linear's) in place of the source's.
-  void put(const std::string& tensor, const at::Tensor& values);
+  void put(const std::vector<NamedLinear>& fused) override;
+  void put(const std::string& tensor, const at::Tensor& values) override;
   void copy(const std::string& tensor);  ///< of the source
   /// Linears that were to go over without loss, but did not fit.
   const std::vector<std::string>& requantized() const { return requantized_; }
-  /// Copies what is still missing, and closes. @throws Error{internal} when a linear never came, or an added tensor.
-  void finish();
+  /// Copies what is still missing, and closes. @throws Error{internal} when a linear never came.
+  void finish() override;
 
  private:
   struct Target {
