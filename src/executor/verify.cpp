@@ -46,11 +46,12 @@ struct Verifier {
 
   Json compare_manifest() {
     std::error_code none;
-    if (!fs::exists(path / format::kManifestName, none)) {
+    const fs::path folder = fs::is_directory(path, none) ? path : path.parent_path();
+    if (!fs::exists(folder / format::kManifestName, none)) {
       log_warning("no manifest: the tensors cannot be compared with what was written");
       return nullptr;
     }
-    const format::ManifestCheck check = format::check_manifest(path);
+    const format::ManifestCheck check = format::check_manifest(folder);
     for (const std::string& text : check.problems) problem(text);
     return {{"format", check.format}, {"tensors", check.tensors}, {"different", check.problems.size()}};
   }

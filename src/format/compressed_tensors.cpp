@@ -124,12 +124,15 @@ at::Tensor input_scale(const NamedLinear& named) {
   return at::equal(stored.to(at::kFloat), exact) ? stored : exact;
 }
 
-void encode_linear(const NamedLinear& named, std::vector<NamedTensor>& out) {
+// Weights alone, a byte for each code, where the variant asks for that.
+bool is_naive(const Scheme& s, const FormatOptions& options) { return options.version == "naive" && storage_of(s) == Storage::packed && !s.activation.enabled(); }
+
+void encode_linear(const NamedLinear& named, const FormatOptions& options, std::vector<NamedTensor>& out) {
   const QuantizedLinear& linear = *named.linear;
   const Scheme s = scheme_of(named.name, linear);
   const int bits = s.grid.bits;
   const auto put = [&](const char* end, const at::Tensor& tensor) { out.push_back({named.name + end, tensor}); };
-  const Storage storage = storage_of(s);
+  const Storage storage = is_naive(s, options) ? Storage::integers : storage_of(s);
   put(".weight_scale", stored_rows(stored_scales(named, s.grid.scale_dtype), s));
   if (storage == Storage::floats) {
     put(".weight", linear.codes_OI.contiguous().view(at::kFloat8_e4m3fn));
@@ -155,16 +158,17 @@ void encode_linear(const NamedLinear& named, std::vector<NamedTensor>& out) {
 
 std::vector<NamedTensor> encode(const std::vector<NamedLinear>& linears, const FormatOptions& options) {
   std::vector<NamedTensor> out;
-  for (const NamedLinear& named : linears) encode_linear(named, out);
+  for (const NamedLinear& named : linears) encode_linear(named, options, out);
   std::set<std::string> own;
   for (NamedTensor& matrix : encode_rotations(linears, options.stored_rotations ? *options.stored_rotations : own)) out.push_back(std::move(matrix));
   return out;
 }
 
-void declare(const std::vector<Scheme>& schemes, const std::vector<std::string>& kept, const FormatOptions&, Declaration& declaration) {
+void declare(const std::vector<Scheme>& schemes, const std::vector<std::string>& kept, const FormatOptions& options, Declaration& declaration) {
   std::vector<Json> groups;
   for (const Scheme& s : schemes) {
-    const Json own = declared_group_of(s);
+    Json own = declared_group_of(s);
+    if (is_naive(s, options)) own["format"] = "naive-quantized";
     auto group = std::find_if(groups.begin(), groups.end(), [&](const Json& g) {
       return g.at("format") == own.at("format") && g.at("weights") == own.at("weights") && g.at("input_activations") == own.at("input_activations");
     });
@@ -187,7 +191,7 @@ void declare(const std::vector<Scheme>& schemes, const std::vector<std::string>&
                  {"quantization_status", "compressed"},
                  {"global_compression_ratio", nullptr},
                  {"ignore", ignore},
-                 {"kv_cache_scheme", nullptr},
+                 {"kv_cache_scheme", options.kv_cache_scheme},
                  {"sparsity_config", Json::object()},
                  {"transform_config", declare_rotations(schemes)}};
   for (size_t i = 0; i < groups.size(); ++i) config["config_groups"]["group_" + std::to_string(i)] = groups[i];
@@ -221,6 +225,7 @@ const Format compressed_tensors_format = {
     .declare = ct::declare,
     .recognises = ct::recognises,
     .open = ct::open,
+    .variants = {"naive"},
 };
 
 }  // namespace miq::format

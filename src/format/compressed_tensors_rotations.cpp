@@ -3,6 +3,7 @@
 // Sources: compressed-tensors 0.19 transform/{transform_config,factory/hadamard}.py; vLLM 0.33 compressed_tensors/transform.
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "compressed_tensors.h"
@@ -15,6 +16,9 @@ using quantizer::Orthogonal;
 std::string tensor_name(const std::string& linear, const std::string& scheme, const std::string& location) {
   return linear + "." + scheme + "_" + location + ".weight";
 }
+
+// The first rotation of each side is "v" or "u", as QuIP's modifier calls them; more of them tell themselves apart.
+std::string scheme_name(const std::string& side, const std::string& rotation, bool first) { return first ? side : side + "_" + rotation; }
 
 // Sylvester's matrix, +-1.
 at::Tensor sylvester(std::int64_t n) { return quantizer::hadamard(n, 1)->apply(at::eye(n, at::kDouble)).sign(); }
@@ -101,14 +105,16 @@ std::shared_ptr<const Orthogonal> Rotations::rotation(const Contents& contents, 
 
 std::vector<NamedTensor> encode_rotations(const std::vector<NamedLinear>& linears, std::set<std::string>& stored) {
   std::vector<NamedTensor> out;
+  const auto store = [&](const std::string& linear, const std::string& side, const std::string& rotation, const char* location, const Orthogonal& matrix) {
+    const bool first = std::none_of(stored.begin(), stored.end(), [&](const std::string& other) { return other[0] == side[0]; });
+    if (stored.insert(side + "_" + rotation).second) out.push_back({tensor_name(linear, scheme_name(side, rotation, first), location), matrix_of_rotation(matrix)});
+  };
   for (const NamedLinear& named : linears) {
     const auto& online = named.linear->online;
     if (!online.input && !online.output) continue;
     const Scheme s = scheme_of(named.name, *named.linear);
-    if (online.input && stored.insert("v_" + s.input_rotation).second)
-      out.push_back({tensor_name(named.name, "v_" + s.input_rotation, "input"), matrix_of_rotation(*online.input)});
-    if (online.output && stored.insert("u_" + s.output_rotation).second)
-      out.push_back({tensor_name(named.name, "u_" + s.output_rotation, "output"), matrix_of_rotation(*online.output)});
+    if (online.input) store(named.name, "v", s.input_rotation, "input", *online.input);
+    if (online.output) store(named.name, "u", s.output_rotation, "output", *online.output);
   }
   return out;
 }
@@ -116,16 +122,17 @@ std::vector<NamedTensor> encode_rotations(const std::vector<NamedLinear>& linear
 nlohmann::ordered_json declare_rotations(const std::vector<Scheme>& schemes) {
   using Json = nlohmann::ordered_json;
   Json groups = Json::object();
+  std::map<std::string, std::string> first;  // of each side
   const auto apply = [](const char* location, bool inverse) {
     return Json{{"targets", Json::array()}, {"ignore", Json::array()}, {"location", location}, {"inverse", inverse}};
   };
-  const auto add = [&](const Scheme& s, const std::string& side, const std::string& rotation, std::int64_t dimension) {
+  const auto add = [&](const Scheme& s, const std::string& side, const std::string& rotation) {
     if (rotation.empty()) return;
-    Json& group = groups[side + "_" + rotation];
+    const bool is_first = first.emplace(side, rotation).first->second == rotation;
+    Json& group = groups[scheme_name(side, rotation, is_first)];
     if (group.is_null()) {
-      const std::int64_t block = std::stoll(rotation);
       group = {{"type", "random-hadamard"},
-               {"head_dim", block == dimension ? Json() : Json(block)},
+               {"head_dim", std::stoll(rotation)},
                {"randomize", false},
                {"requires_grad", false},
                {"precision", "torch.float64"}};
@@ -137,8 +144,8 @@ nlohmann::ordered_json declare_rotations(const std::vector<Scheme>& schemes) {
   for (const Scheme& s : schemes) {
     if (s.rotated_input == s.input_rotation.empty() || s.rotated_output == s.output_rotation.empty())
       throw Error(ErrorKind::internal, "declared before its rotations are known", s.name);
-    add(s, "v", s.input_rotation, s.in_features);
-    add(s, "u", s.output_rotation, s.out_features);
+    add(s, "v", s.input_rotation);
+    add(s, "u", s.output_rotation);
   }
   return groups.empty() ? Json::object() : Json{{"config_groups", groups}};
 }

@@ -145,7 +145,7 @@ class GptqDecoder : public TableDecoder {
 bool is_version_one(const FormatOptions& options) {
   if (options.version.empty() || options.version == "v1") return true;
   if (options.version == "v2") return false;
-  throw Error(ErrorKind::config, "unknown version '" + options.version + "' of the GPTQ layout", "export.version", "v1 or v2");
+  throw Error(ErrorKind::config, "unknown version '" + options.version + "' of the GPTQ layout", "export.variant", "v1 or v2");
 }
 
 std::optional<std::string> why_not(const Scheme& s, const FormatOptions& options) {
@@ -155,7 +155,7 @@ std::optional<std::string> why_not(const Scheme& s, const FormatOptions& options
   if (s.rotated_input || s.rotated_output) return "GPTQ cannot hold rotations done at run time; compressed-tensors, miq and dequantized can";
   if (s.activation.enabled()) return "GPTQ cannot say that activations are quantized; compressed-tensors and miq can";
   if (!has_width(s.grid.bits)) return "GPTQ holds 2, 3, 4 and 8 bits, not " + std::to_string(s.grid.bits) + "; compressed-tensors and miq can";
-  if (version_one && !s.grid.symmetric)
+  if (version_one && s.zero_point_of_zero)
     return "version v1 of GPTQ cannot hold a zero point of 0, which an asymmetric grid may need; version v2, compressed-tensors and miq can";
   if (s.in_features % 32 != 0) return "GPTQ packs 32 inputs at a time, not " + std::to_string(s.in_features) + "; miq and dequantized can";
   if (s.out_features % 32 != 0) return "GPTQ packs 32 outputs at a time, not " + std::to_string(s.out_features) + "; miq and dequantized can";
@@ -287,6 +287,7 @@ const Format gptq_format = {
     .recognises = recognises,
     .open = [](std::shared_ptr<const TensorSource> source, const nlohmann::json& quantization, const nlohmann::json&, const std::string& where)
         -> std::unique_ptr<Decoder> { return std::make_unique<GptqDecoder>(Contents(std::move(source), where), quantization); },
+    .variants = {"v1", "v2"},
 };
 
 }  // namespace miq::format

@@ -91,6 +91,7 @@ struct Format {
                                    const std::string& where);
   /// Why these linears cannot stand in one checkpoint, each by itself could; null: any can.
   std::optional<std::string> (*why_not_together)(const std::vector<Scheme>&) = nullptr;
+  std::vector<const char*> variants = {};  ///< what FormatOptions::version may be
 };
 
 /// All of formats.def: gptq, awq, compressed-tensors, fp8, modelopt, miq. (dequantized and gguf are written otherwise.)
