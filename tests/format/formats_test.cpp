@@ -312,8 +312,11 @@ TEST(WhyNot, Gptq) {
   const Grid rows = integer_grid(4, true, Granularity::channel);
   expect_refused("gptq", plain(rows, 64, 72), "32 inputs at a time, not 72");
   expect_refused("gptq", plain(rows, 40), "32 outputs at a time, not 40");
-  expect_refused("gptq", plain(integer_grid(4, false, Granularity::channel)), "version v2");
-  EXPECT_EQ(find_format("gptq").why_not(plain(integer_grid(4, false, Granularity::channel)), version("v2")), std::nullopt);
+  Scheme asymmetric = plain(integer_grid(4, false, Granularity::channel));
+  EXPECT_EQ(find_format("gptq").why_not(asymmetric, {}), std::nullopt);
+  asymmetric.zero_point_of_zero = true;
+  expect_refused("gptq", asymmetric, "version v2");
+  EXPECT_EQ(find_format("gptq").why_not(asymmetric, version("v2")), std::nullopt);
   EXPECT_THROW(find_format("gptq").why_not(plain(rows), version("v3")), Error);
 }
 
