@@ -1,0 +1,96 @@
+// Decodes with packed weights: MODEL BITS GROUP HEAD_BITS TOKENS DTYPE -> a line of JSON with tokens per second and memory.
+// Weights are rounded to nearest with float16 scales, as in llama.cpp's Q4_0; HEAD_BITS 0 leaves the head as it is.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <malloc.h>
+
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+
+#include "miq/core/dtype.h"
+#include "miq/model/language_model.h"
+#include "miq/quantizer/linear_problem.h"
+#include "quantized_kernel.h"
+
+namespace {
+
+using namespace miq;
+
+// A line of /proc/self/status in bytes: RssAnon is what no file stands behind.
+std::int64_t memory(const std::string& key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.rfind(key + ":", 0) == 0) return std::stoll(line.substr(key.size() + 1)) * 1024;
+  return 0;
+}
+
+std::shared_ptr<const model::LinearKernel> packed(const at::Tensor& weight_OI, int bits, std::int64_t group) {
+  quantizer::Grid grid;
+  grid.bits = bits;
+  grid.symmetric = true;
+  grid.group_size = group;
+  const at::Tensor weight = weight_OI.to(at::kFloat);
+  quantizer::GridParams params = quantizer::fit_grid(weight, grid, {});
+  params.scales_OG = params.scales_OG.to(at::kHalf).to(at::kFloat);
+  auto linear = std::make_shared<quantizer::QuantizedLinear>();
+  linear->grid = grid;
+  linear->codes_OI = quantizer::nearest_codes(weight, grid, params);
+  linear->params = params;
+  return executor::make_quantized_kernel(linear);
+}
+
+void run(const char* const* arguments) {
+  const c10::InferenceMode inference;
+  const int bits = std::atoi(arguments[1]), head_bits = std::atoi(arguments[3]);
+  const std::int64_t group = std::atoll(arguments[2]), tokens = std::atoll(arguments[4]);
+  model::LanguageModel model = model::LanguageModel::open(arguments[0], "auto", dtype_from_name(arguments[5]).value(), at::kCPU);
+  const std::int64_t before = memory("RssAnon");
+  std::int64_t bytes = 0;
+  std::vector<model::Block> blocks;
+  for (std::int64_t l = 0; l < model.architecture().num_layers; ++l) {
+    model::Block block = model.load_block(l, /*convert=*/false);
+    for (model::Linear* const linear : block.linears()) {
+      linear->kernel = packed(linear->weight_OI, bits, group);
+      linear->weight_OI = at::Tensor();
+      bytes += linear->kernel->bytes();
+    }
+    model.release_block(l);
+    blocks.push_back(std::move(block));
+  }
+  model.replace_blocks(std::move(blocks));
+  std::int64_t head_bytes = static_cast<std::int64_t>(model.head_VH().nbytes());
+  if (head_bits > 0) {
+    const auto head = packed(model.function_head_VH(), head_bits, 32);
+    model.replace_head(head);
+    bytes += head->bytes();
+    head_bytes = head->bytes();
+  }
+  malloc_trim(0);
+  const std::int64_t held = memory("RssAnon");
+  model::KvCache cache(model.architecture().num_layers);
+  at::Tensor input = at::arange(1, 17, at::kLong).unsqueeze(0);
+  std::vector<double> seconds;
+  for (std::int64_t t = 0; t <= tokens; ++t) {
+    const auto begin = std::chrono::steady_clock::now();
+    input = model.forward(input, &cache, /*last_only=*/true).argmax(-1);
+    if (t > 0) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  }
+  double sum = 0;
+  for (const double s : seconds) sum += s;
+  std::nth_element(seconds.begin(), seconds.begin() + tokens / 2, seconds.end());
+  std::printf("{\"tokens_per_second\": %.1f, \"median_ms\": %.3f, \"packed_bytes\": %ld, \"read_bytes\": %ld, \"anonymous_bytes\": %ld, \"decoding_bytes\": %ld, \"threads\": %d}\n",
+              static_cast<double>(tokens) / sum, 1e3 * seconds[static_cast<size_t>(tokens / 2)], bytes, bytes + (head_bits > 0 ? 0 : head_bytes), held - before,
+              memory("RssAnon") - before, at::get_num_threads());
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count != 7) {
+    std::cerr << "usage: bench_decode MODEL BITS GROUP HEAD_BITS TOKENS DTYPE\n";
+    return 2;
+  }
+  run(arguments + 1);
+}
