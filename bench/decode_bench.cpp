@@ -6,8 +6,10 @@
 
 #include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <fstream>
 #include <iostream>
+#include <numeric>
 
 #include "miq/core/dtype.h"
 #include "miq/model/language_model.h"
@@ -71,17 +73,22 @@ void run(const char* const* arguments) {
   const std::int64_t held = memory("RssAnon");
   model::KvCache cache(model.architecture().num_layers);
   at::Tensor input = at::arange(1, 17, at::kLong).unsqueeze(0);
-  std::vector<double> seconds;
+  std::vector<double> seconds, cpu;
   for (std::int64_t t = 0; t <= tokens; ++t) {
     const auto begin = std::chrono::steady_clock::now();
+    const std::clock_t cpu_begin = std::clock();
     input = model.forward(input, &cache, /*last_only=*/true).argmax(-1);
-    if (t > 0) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    if (t == 0) continue;  // the prompt
+    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    cpu.push_back(static_cast<double>(std::clock() - cpu_begin) / CLOCKS_PER_SEC);
   }
-  double sum = 0;
-  for (const double s : seconds) sum += s;
-  std::nth_element(seconds.begin(), seconds.begin() + tokens / 2, seconds.end());
-  std::printf("{\"tokens_per_second\": %.1f, \"median_ms\": %.3f, \"packed_bytes\": %ld, \"read_bytes\": %ld, \"anonymous_bytes\": %ld, \"decoding_bytes\": %ld, \"threads\": %d}\n",
-              static_cast<double>(tokens) / sum, 1e3 * seconds[static_cast<size_t>(tokens / 2)], bytes, bytes + (head_bits > 0 ? 0 : head_bytes), held - before,
+  const auto median = [](std::vector<double>& values) {
+    std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
+    return values[values.size() / 2];
+  };
+  const double sum = std::accumulate(seconds.begin(), seconds.end(), 0.0);
+  std::printf("{\"tokens_per_second\": %.1f, \"median_ms\": %.3f, \"median_cpu_ms\": %.3f, \"packed_bytes\": %ld, \"read_bytes\": %ld, \"anonymous_bytes\": %ld, \"decoding_bytes\": %ld, \"threads\": %d}\n",
+              static_cast<double>(tokens) / sum, 1e3 * median(seconds), 1e3 * median(cpu), bytes, bytes + (head_bits > 0 ? 0 : head_bytes), held - before,
               memory("RssAnon") - before, at::get_num_threads());
 }
 

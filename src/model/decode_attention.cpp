@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "instruction_sets.h"
 #include "vectorised.h"
 
 namespace miq::model::kernels {
@@ -13,60 +14,98 @@ namespace {
 
 constexpr std::int64_t kGrain = 1 << 15;  // multiplications
 
-// What the keys of one head are compared with, and how far back.
+// One query head against the keys it sees.
 struct Head {
   const float* query;  // scaled by 1 / sqrt(D)
   std::int64_t count, dim;
-  float slope;         // of ALiBi: added per position back, negative of the distance
   float* scores;       // [count]
-  float* sums;         // [dim]
 };
 
-// kDim: the head dimension where it is known at compile time, else 0.
-template <std::int64_t kDim, class T>
-MIQ_INLINE void attend(const Head& h, const T* keys, const T* values, T* out) {
-  const std::int64_t dim = kDim > 0 ? kDim : h.dim;
+// scores -> e^(score - largest), with ALiBi's slope per position; returns 1 / their sum.
+MIQ_VECTORISED float soften(float* scores, std::int64_t count, float slope) {
   float largest = -INFINITY;
-  for (std::int64_t j = 0; j < h.count; ++j) {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (std::int64_t d = 0; d < dim; ++d) sum += h.query[d] * widen(keys[j * dim + d]);
-    h.scores[j] = sum + h.slope * static_cast<float>(j + 1 - h.count);
-    largest = std::max(largest, h.scores[j]);
+#pragma omp simd reduction(max : largest)
+  for (std::int64_t j = 0; j < count; ++j) {
+    scores[j] += slope * static_cast<float>(j + 1 - count);
+    largest = std::max(largest, scores[j]);
   }
   float total = 0;
 #pragma omp simd reduction(+ : total)
-  for (std::int64_t j = 0; j < h.count; ++j) {
-    h.scores[j] = fast_exp(h.scores[j] - largest);
-    total += h.scores[j];
+  for (std::int64_t j = 0; j < count; ++j) {
+    scores[j] = fast_exp(scores[j] - largest);
+    total += scores[j];
   }
-  std::fill(h.sums, h.sums + dim, 0.0f);
-  std::int64_t j = 0;
-  for (; j + 4 <= h.count; j += 4) {
-    const T* const v = values + j * dim;
-#pragma omp simd
-    for (std::int64_t d = 0; d < dim; ++d)
-      h.sums[d] += (h.scores[j] * widen(v[d]) + h.scores[j + 1] * widen(v[dim + d])) +
-                   (h.scores[j + 2] * widen(v[2 * dim + d]) + h.scores[j + 3] * widen(v[3 * dim + d]));
-  }
-  for (; j < h.count; ++j)
-#pragma omp simd
-    for (std::int64_t d = 0; d < dim; ++d) h.sums[d] += h.scores[j] * widen(values[j * dim + d]);
-  const float factor = 1.0f / total;
-#pragma omp simd
-  for (std::int64_t d = 0; d < dim; ++d) store(h.sums[d] * factor, out[d]);
+  return 1.0f / total;
 }
 
-#define MIQ_ATTEND(T)                                                                                     \
-  MIQ_VECTORISED void attend_head(const Head& head, const T* keys, const T* values, T* out) {             \
-    if (head.dim == 64) return attend<64>(head, keys, values, out);                                       \
-    if (head.dim == 128) return attend<128>(head, keys, values, out);                                     \
-    attend<0>(head, keys, values, out);                                                                   \
+// Scores of the keys [count][D], and the sum of values weighted by scores.
+template <class T>
+struct Products {
+  void (*scores)(const Head& head, const T* keys);
+  void (*sums)(const Head& head, const T* values, float* sums);
+};
+
+template <class T>
+void portable_scores(const Head& h, const T* keys) {
+  for (std::int64_t j = 0; j < h.count; ++j) {
+    float sum = 0;
+    for (std::int64_t d = 0; d < h.dim; ++d) sum += h.query[d] * widen(keys[j * h.dim + d]);
+    h.scores[j] = sum;
   }
-MIQ_ATTEND(float)
-MIQ_ATTEND(at::BFloat16)
-MIQ_ATTEND(at::Half)
-#undef MIQ_ATTEND
+}
+
+template <class T>
+void portable_sums(const Head& h, const T* values, float* sums) {
+  std::fill(sums, sums + h.dim, 0.0f);
+  for (std::int64_t j = 0; j < h.count; ++j)
+    for (std::int64_t d = 0; d < h.dim; ++d) sums[d] += h.scores[j] * widen(values[j * h.dim + d]);
+}
+
+#if defined(__x86_64__)
+
+// For head dimensions that are whole vectors.
+#define MIQ_PRODUCTS(TARGET, NAME, ISA)                                                                                     \
+  template <class T>                                                                                                        \
+  TARGET void NAME##_scores(const Head& h, const T* keys) {                                                                 \
+    constexpr std::int64_t width = sizeof(ISA::Vector) / 4;                                                                 \
+    for (std::int64_t j = 0; j < h.count; ++j, keys += h.dim) {                                                             \
+      ISA::Vector sum = ISA::zero();                                                                                        \
+      for (std::int64_t d = 0; d < h.dim; d += width) sum = ISA::multiply_add(ISA::load(h.query + d), ISA::load(keys + d), sum); \
+      h.scores[j] = ISA::sum(sum);                                                                                          \
+    }                                                                                                                       \
+  }                                                                                                                         \
+  template <int Vectors, class T>                                                                                           \
+  TARGET void NAME##_sums_of(const Head& h, const T* values, float* out) {                                                  \
+    constexpr std::int64_t width = sizeof(ISA::Vector) / 4;                                                                 \
+    ISA::Vector sums[Vectors];                                                                                              \
+    for (int v = 0; v < Vectors; ++v) sums[v] = ISA::zero();                                                                \
+    for (std::int64_t j = 0; j < h.count; ++j) {                                                                            \
+      const ISA::Vector weight = ISA::all(h.scores[j]);                                                                     \
+      for (int v = 0; v < Vectors; ++v) sums[v] = ISA::multiply_add(weight, ISA::load(values + j * h.dim + v * width), sums[v]); \
+    }                                                                                                                       \
+    for (int v = 0; v < Vectors; ++v) ISA::put(out + v * width, sums[v]);                                                   \
+  }                                                                                                                         \
+  template <class T>                                                                                                        \
+  TARGET void NAME##_sums(const Head& h, const T* values, float* out) {                                                     \
+    constexpr std::int64_t width = sizeof(ISA::Vector) / 4;                                                                 \
+    std::int64_t d = 0;                                                                                                     \
+    for (; d + 4 * width <= h.dim; d += 4 * width) NAME##_sums_of<4>(h, values + d, out + d);                               \
+    for (; d < h.dim; d += width) NAME##_sums_of<1>(h, values + d, out + d);                                                \
+  }
+MIQ_PRODUCTS(MIQ_AVX512, avx512, Avx512)
+MIQ_PRODUCTS(MIQ_AVX2, avx2, Avx2)
+#undef MIQ_PRODUCTS
+
+#endif
+
+template <class T>
+Products<T> products(std::int64_t dim) {
+#if defined(__x86_64__)
+  if (has_avx512() && dim % 16 == 0) return {avx512_scores<T>, avx512_sums<T>};
+  if (has_avx2() && dim % 8 == 0) return {avx2_scores<T>, avx2_sums<T>};
+#endif
+  return {portable_scores<T>, portable_sums<T>};
+}
 
 template <class T>
 void rotate_into(const T* x, const Rotation& rotation, std::int64_t dim, T* y) {
@@ -101,6 +140,7 @@ at::Tensor decode_attention(const at::Tensor& query, const at::Tensor& key, cons
       std::copy(v, v + dim, cached_values + at);
     }
     T* const target = out.mutable_data_ptr<T>();
+    const Products<T> multiply = products<T>(dim);
     const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
     at::parallel_for(0, batch * heads, std::max<std::int64_t>(1, kGrain / (2 * count * dim)), [&](std::int64_t begin, std::int64_t end) {
       std::vector<T> rotated(static_cast<size_t>(dim));
@@ -109,8 +149,12 @@ at::Tensor decode_attention(const at::Tensor& query, const at::Tensor& key, cons
         const std::int64_t b = i / heads, n = i % heads, offset = ((b * kv_heads + n / (heads / kv_heads)) * capacity + first) * dim;
         rotate_into(query.const_data_ptr<T>() + b * query.stride(0) + n * query.stride(2), rotation, dim, rotated.data());
         for (std::int64_t d = 0; d < dim; ++d) scratch[static_cast<size_t>(d)] = widen(rotated[static_cast<size_t>(d)]) * scale;
-        attend_head({scratch.data(), count, dim, slopes ? slopes[n] : 0.0f, scratch.data() + 2 * dim, scratch.data() + dim}, cached_keys + offset,
-                    cached_values + offset, target + i * dim);
+        float* const sums = scratch.data() + dim;
+        const Head head{scratch.data(), count, dim, sums + dim};
+        multiply.scores(head, cached_keys + offset);
+        const float factor = soften(head.scores, count, slopes ? slopes[n] : 0.0f);
+        multiply.sums(head, cached_values + offset, sums);
+        for (std::int64_t d = 0; d < dim; ++d) store(sums[d] * factor, target[i * dim + d]);
       }
     });
   });

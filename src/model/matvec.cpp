@@ -1,12 +1,9 @@
 // Products of a few rows of x, bound by reading the weight: it is widened on its way into the registers.
 #include <ATen/Parallel.h>
 
+#include "instruction_sets.h"
 #include "kernels.h"
 #include "vectorised.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 namespace miq::model::kernels {
 namespace {
@@ -43,39 +40,6 @@ void portable(const float* x, const W* weight, float* y, std::int64_t begin, std
 }
 
 #if defined(__x86_64__)
-
-#define MIQ_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,f16c,fma")))
-#define MIQ_AVX2 __attribute__((target("avx2,fma,f16c")))
-
-struct Avx512 {
-  using Vector = __m512;
-  MIQ_AVX512 MIQ_INLINE static Vector load(const float* p) { return _mm512_loadu_ps(p); }
-  MIQ_AVX512 MIQ_INLINE static Vector load(const at::Half* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-  MIQ_AVX512 MIQ_INLINE static Vector load(const at::BFloat16* p) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
-  }
-  MIQ_AVX512 MIQ_INLINE static Vector zero() { return _mm512_setzero_ps(); }
-  MIQ_AVX512 MIQ_INLINE static Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
-  MIQ_AVX512 MIQ_INLINE static Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
-  MIQ_AVX512 MIQ_INLINE static float sum(Vector a) { return _mm512_reduce_add_ps(a); }
-};
-
-struct Avx2 {
-  using Vector = __m256;
-  MIQ_AVX2 MIQ_INLINE static Vector load(const float* p) { return _mm256_loadu_ps(p); }
-  MIQ_AVX2 MIQ_INLINE static Vector load(const at::Half* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
-  MIQ_AVX2 MIQ_INLINE static Vector load(const at::BFloat16* p) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
-  }
-  MIQ_AVX2 MIQ_INLINE static Vector zero() { return _mm256_setzero_ps(); }
-  MIQ_AVX2 MIQ_INLINE static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
-  MIQ_AVX2 MIQ_INLINE static Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
-  MIQ_AVX2 MIQ_INLINE static float sum(Vector a) {
-    __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
-  }
-};
 
 // The body for both instruction sets: a template's target cannot depend on its parameters.
 #define MIQ_DOTS(TARGET, NAME, ISA)                                                                                              \
@@ -114,11 +78,8 @@ MIQ_DOTS(MIQ_AVX2, avx2, Avx2)
 template <class W, int Rows>
 Dots<W> best_dots() {
 #if defined(__x86_64__)
-  static const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                                 __builtin_cpu_supports("avx512dq");
-  static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  if (has_avx512) return avx512<W, Rows>;
-  if (has_avx2) return avx2<W, Rows>;
+  if (has_avx512()) return avx512<W, Rows>;
+  if (has_avx2()) return avx2<W, Rows>;
 #endif
   return portable<W, Rows>;
 }

@@ -22,6 +22,7 @@ MIQ_AVX512_INLINE __m512i plane_quad(const std::uint8_t* chunk) {
   return bits;
 }
 
+constexpr std::int64_t kAhead = 4096;  // bytes that are fetched before they are needed: hardware stops at pages
 constexpr int kSelect = 0xCA;  // of ternary logic: mask ? a : b
 
 // The codes of columns 4 T .. 4 T + 3, a byte each.
@@ -95,7 +96,8 @@ MIQ_AVX512 void multiply_rows(const Matrix& m, const Input& in, std::int64_t row
       for (int r = 0; r < Rows; ++r)
         for (int c = 0; c < 2; ++c) high_sums[r][c] = low_sums[r][c] = _mm512_setzero_si512();
       for (; k < block_end; ++k, chunk += 64 * Bits, high += kChunk, low += kChunk) {
-        _mm_prefetch(reinterpret_cast<const char*>(chunk + 4096), _MM_HINT_T0);
+#pragma GCC unroll 8
+        for (int line = 0; line < Bits; ++line) _mm_prefetch(reinterpret_cast<const char*>(chunk + kAhead + 64 * line), _MM_HINT_T0);
         add_quad<Bits, Rows, 0>(chunk, high, low, in.columns, high_sums, low_sums);
         add_quad<Bits, Rows, 1>(chunk, high, low, in.columns, high_sums, low_sums);
         add_quad<Bits, Rows, 2>(chunk, high, low, in.columns, high_sums, low_sums);
@@ -143,7 +145,7 @@ MIQ_AVX512 void multiply_rows(const Matrix& m, const Input& in, std::int64_t row
     for (int r = 0; r < Rows; ++r)
       for (int c = 0; c < 4; ++c) sums[r][c] = _mm512_setzero_ps();
     for (std::int64_t i = g * m.chunks_per_group * kChunk; i < end; i += 4, codes += 4 * kPanelRows) {
-      _mm_prefetch(reinterpret_cast<const char*>(codes + 4096), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(codes + kAhead), _MM_HINT_T0);
 #pragma GCC unroll 4
       for (int c = 0; c < 4; ++c) {
         const __m512 weights = widen_fp8<Type>(codes + c * kPanelRows);
