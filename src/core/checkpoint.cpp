@@ -138,47 +138,50 @@ std::shared_ptr<TensorSource> open_checkpoint(const fs::path& path) {
               path.string(), "give the folder of a Hugging Face checkpoint");
 }
 
-CheckpointWriter::CheckpointWriter(fs::path folder, const std::vector<TensorSpec>& specs, std::int64_t shard_bytes)
-    : folder_(std::move(folder)) {
-  std::vector<std::vector<TensorSpec>> shards(1);
-  std::int64_t used = 0, total = 0;
-  for (const TensorSpec& spec : specs) {
-    if (used > 0 && used + spec.bytes() > shard_bytes) {
-      shards.emplace_back();
-      used = 0;
-    }
-    shards.back().push_back(spec);
-    used += spec.bytes();
-    total += spec.bytes();
-  }
-  nlohmann::json weight_map = nlohmann::json::object();
-  for (size_t i = 0; i < shards.size(); ++i) {
-    char file[64];
-    std::snprintf(file, sizeof file, "model-%05zu-of-%05zu.safetensors", i + 1, shards.size());
-    const std::string shard_name = shards.size() == 1 ? kSingle : file;
-    for (const TensorSpec& spec : shards[i]) {
-      shard_of_[spec.name] = i;
-      weight_map[spec.name] = shard_name;
-    }
-    shards_.emplace_back(folder_ / shard_name, shards[i]);
-  }
-  if (shards.size() > 1) {
-    const nlohmann::json index = {{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}};
-    write_file_atomically(folder_ / kIndex, index.dump(2) + "\n");
-  }
+CheckpointWriter::CheckpointWriter(fs::path folder, std::int64_t tensors, std::int64_t bytes, std::int64_t shard_bytes)
+    : folder_(std::move(folder)), tensors_(tensors), bytes_(bytes), shard_bytes_(shard_bytes) {
+  std::error_code problem;
+  const fs::space_info space = fs::space(folder_, problem);
+  if (!problem && space.available < static_cast<std::uintmax_t>(bytes)) throw_system_error("write", folder_, ENOSPC);
+  open_shard();
+}
+
+void CheckpointWriter::open_shard() {
+  shards_.push_back(folder_ / ("model-" + std::to_string(shards_.size()) + ".partial"));
+  shard_.emplace(shards_.back(), std::max<std::int64_t>(tensors_ - static_cast<std::int64_t>(shard_of_.size()), 16),
+                 std::clamp<std::int64_t>(bytes_ - written_, 0, shard_bytes_));
 }
 
 void CheckpointWriter::write(const std::string& name, const at::Tensor& tensor) {
-  const auto found = shard_of_.find(name);
-  if (found == shard_of_.end())
-    throw Error(ErrorKind::internal, "tensor '" + name + "' was not announced", folder_.string());
-  SafetensorsWriter& shard = shards_[found->second];
-  shard.write(name, tensor);
-  if (shard.complete()) shard.finish();
+  const auto size = static_cast<std::int64_t>(tensor.nbytes());
+  if (shard_->bytes() > 0 && (shard_->bytes() + size > shard_bytes_ || !shard_->has_room_for(name))) {
+    shard_->finish();
+    open_shard();
+  }
+  if (!shard_of_.emplace(name, shards_.size() - 1).second) throw Error(ErrorKind::internal, "tensor '" + name + "' comes twice", folder_.string());
+  shard_->write(name, tensor);
+  written_ += size;
 }
 
 void CheckpointWriter::finish() {
-  for (SafetensorsWriter& shard : shards_) shard.finish();
+  shard_->finish();
+  const auto rename = [](const fs::path& from, const fs::path& to) {
+    std::error_code problem;
+    fs::rename(from, to, problem);
+    if (problem) throw_system_error("rename", from, problem.value());
+  };
+  if (shards_.size() == 1) return rename(shards_.front(), folder_ / kSingle);
+  std::vector<std::string> names;
+  for (size_t i = 0; i < shards_.size(); ++i) {
+    char name[64];
+    std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", i + 1, shards_.size());
+    rename(shards_[i], folder_ / name);
+    names.push_back(name);
+  }
+  nlohmann::json weight_map = nlohmann::json::object();
+  for (const auto& [name, shard] : shard_of_) weight_map[name] = names[shard];
+  const nlohmann::json index = {{"metadata", {{"total_size", written_}}}, {"weight_map", weight_map}};
+  write_file_atomically(folder_ / kIndex, index.dump(2) + "\n");
 }
 
 }  // namespace miq

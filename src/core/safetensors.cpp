@@ -139,80 +139,103 @@ void SafetensorsFile::advise(const std::string& name, bool needed) const {
   if (found != specs_.end()) mapping_->advise(offsets_.at(name), found->second.bytes(), needed);
 }
 
-SafetensorsWriter::SafetensorsWriter(fs::path path, const std::vector<TensorSpec>& specs,
-                                     const std::map<std::string, std::string>& metadata)
-    : path_(std::move(path)) {
-  nlohmann::ordered_json header;
-  if (!metadata.empty()) header["__metadata__"] = metadata;
-  std::int64_t at = 0;
-  for (const TensorSpec& spec : specs) {
-    header[spec.name] = {{"dtype", safetensors_name(spec.dtype)}, {"shape", spec.shape}, {"data_offsets", {at, at + spec.bytes()}}};
-    if (!slots_.emplace(spec.name, Slot{spec, at, false}).second)
-      throw Error(ErrorKind::internal, "tensor '" + spec.name + "' announced twice", path_.string());
-    at += spec.bytes();
-  }
-  missing_ = static_cast<std::int64_t>(specs.size());
-  std::string text = header.dump();
-  text.append((8 - text.size() % 8) % 8, ' ');
-  const std::uint64_t length = text.size();
-  text.insert(0, reinterpret_cast<const char*>(&length), 8);
-  for (auto& [name, slot] : slots_) slot.offset += static_cast<std::int64_t>(text.size());
+namespace {
 
+// What a tensor takes of the header at most, beside its name: dtype, shape and offsets with all their digits.
+std::int64_t header_bytes(const std::string& name) { return 2 * static_cast<std::int64_t>(name.size()) + 200; }
+constexpr std::int64_t kHeaderStart = 64, kUsualEntry = 360;  // a name of 80 letters
+
+void write_all(int descriptor, const fs::path& path, const char* data, std::int64_t left, std::int64_t offset) {
+  while (left > 0) {
+    const ssize_t count = ::pwrite(descriptor, data, static_cast<size_t>(std::min<std::int64_t>(left, 1 << 28)), offset);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) throw_system_error("write", path, errno);
+    data += count;
+    offset += count;
+    left -= count;
+  }
+}
+
+}  // namespace
+
+SafetensorsWriter::SafetensorsWriter(fs::path path, std::int64_t tensors, std::int64_t bytes) : path_(std::move(path)) {
+  // A multiple of 8 with the 8 bytes of its length.
+  header_room_ = (kHeaderStart + tensors * kUsualEntry) / 8 * 8;
+  header_used_ = kHeaderStart;
+  end_ = 8 + header_room_;
   descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (descriptor_ < 0) throw_system_error("create", path_, errno);
-  // Reserve the space now: a full disk is found before the work, not after it.
-  const int problem = ::posix_fallocate(descriptor_, 0, static_cast<std::int64_t>(text.size()) + at);
+  const int problem = ::posix_fallocate(descriptor_, 0, end_ + bytes);
   if (problem == ENOSPC || problem == EDQUOT || problem == EFBIG) {
     ::close(descriptor_);
     throw_system_error("write", path_, problem);
   }
-  if (::pwrite(descriptor_, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
-    const int write_problem = errno;
-    ::close(descriptor_);
-    throw_system_error("write", path_, write_problem);
-  }
 }
 
 SafetensorsWriter::SafetensorsWriter(SafetensorsWriter&& other) noexcept
-    : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)), slots_(std::move(other.slots_)), missing_(other.missing_) {}
+    : path_(std::move(other.path_)),
+      descriptor_(std::exchange(other.descriptor_, -1)),
+      header_room_(other.header_room_),
+      header_used_(other.header_used_),
+      bytes_(other.bytes_),
+      end_(other.end_),
+      written_(std::move(other.written_)),
+      waiting_(std::move(other.waiting_)),
+      names_(std::move(other.names_)) {}
 
 SafetensorsWriter::~SafetensorsWriter() {
   if (descriptor_ >= 0) ::close(descriptor_);
 }
 
+bool SafetensorsWriter::has_room_for(const std::string& name) const { return header_used_ + header_bytes(name) <= header_room_; }
+
 void SafetensorsWriter::write(const std::string& name, const at::Tensor& tensor) {
-  const auto found = slots_.find(name);
-  if (found == slots_.end() || found->second.written || found->second.spec.dtype != tensor.scalar_type() ||
-      tensor.sizes() != at::IntArrayRef(found->second.spec.shape))
-    throw Error(ErrorKind::internal, "tensor '" + name + "' is not the one announced, or comes twice", path_.string());
+  if (!names_.insert(name).second) throw Error(ErrorKind::internal, "tensor '" + name + "' comes twice", path_.string());
+  if (!has_room_for(name)) throw Error(ErrorKind::internal, "more tensors than were announced", path_.string());
+  header_used_ += header_bytes(name);
+  bytes_ += static_cast<std::int64_t>(tensor.nbytes());
+  if (tensor.nbytes() % 8 == 0)
+    append(name, tensor);
+  else
+    waiting_.emplace(name, tensor.cpu().clone());
+}
+
+void SafetensorsWriter::append(const std::string& name, const at::Tensor& tensor) {
   const at::Tensor data = tensor.cpu().contiguous();
-  const char* at = static_cast<const char*>(data.const_data_ptr());
-  std::int64_t left = found->second.spec.bytes(), offset = found->second.offset;
-  while (left > 0) {
-    const ssize_t count = ::pwrite(descriptor_, at, static_cast<size_t>(std::min<std::int64_t>(left, 1 << 28)), offset);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) throw_system_error("write", path_, errno);
-    at += count;
-    offset += count;
-    left -= count;
-  }
-  found->second.written = true;
-  --missing_;
+  const auto size = static_cast<std::int64_t>(data.nbytes());
+  write_all(descriptor_, path_, static_cast<const char*>(data.const_data_ptr()), size, end_);
+  written_.emplace_back(TensorSpec{name, tensor.scalar_type(), tensor.sizes().vec()}, end_ - 8 - header_room_);
+  end_ += size;
 }
 
 void SafetensorsWriter::finish() {
-  if (missing_ != 0) throw Error(ErrorKind::internal, std::to_string(missing_) + " tensors were never written", path_.string());
   if (descriptor_ < 0) return;
-  const bool failed = ::fsync(descriptor_) != 0;
+  // The largest elements first: every size is a multiple of its element's.
+  for (const std::int64_t element : {8, 4, 2, 1})
+    for (const auto& [name, tensor] : waiting_)
+      if (tensor.element_size() == element) append(name, tensor);
+  nlohmann::ordered_json header;
+  header["__metadata__"] = {{"format", "pt"}};
+  for (const auto& [spec, offset] : written_)
+    header[spec.name] = {{"dtype", safetensors_name(spec.dtype)}, {"shape", spec.shape}, {"data_offsets", {offset, offset + spec.bytes()}}};
+  std::string text = header.dump();
+  text.append(static_cast<size_t>(header_room_) - text.size(), ' ');
+  const auto length = static_cast<std::uint64_t>(header_room_);
+  text.insert(0, reinterpret_cast<const char*>(&length), 8);
+  write_all(descriptor_, path_, text.data(), static_cast<std::int64_t>(text.size()), 0);
+  const bool failed = ::ftruncate(descriptor_, end_) != 0 || ::fsync(descriptor_) != 0;
   const int problem = errno;
   ::close(std::exchange(descriptor_, -1));
   if (failed) throw_system_error("write", path_, problem);
 }
 
 void save_safetensors(const fs::path& path, const std::map<std::string, at::Tensor>& tensors) {
-  std::vector<TensorSpec> specs;
-  for (const auto& [name, tensor] : tensors) specs.push_back({name, tensor.scalar_type(), tensor.sizes().vec()});
-  SafetensorsWriter writer(path, specs);
+  std::int64_t bytes = 0, header = 0;
+  for (const auto& [name, tensor] : tensors) {
+    bytes += static_cast<std::int64_t>(tensor.nbytes());
+    header += header_bytes(name);
+  }
+  SafetensorsWriter writer(path, header / kUsualEntry + 1, bytes);
   for (const auto& [name, tensor] : tensors) writer.write(name, tensor);
   writer.finish();
 }

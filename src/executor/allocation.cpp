@@ -36,7 +36,7 @@ std::map<std::string, int> choose_bits(model::LanguageModel& model, const std::v
   double weights = 0;
   PipelineOptions survey = options;
   survey.rotation = quantizer::Transform();  // of no consequence for the comparison
-  survey.on_linear = nullptr;
+  survey.on_linears = nullptr;
   survey.on_tensor = nullptr;
   survey.keep_blocks = false;
   survey.survey = [&](const PlannedLinear& planned, const at::Tensor& weight_OI, quantizer::StageHessian& hessian) {

@@ -3,13 +3,13 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
-#include <chrono>
 #include <map>
 #include <set>
 #include <tuple>
 
 #include "miq/core/device.h"
 #include "miq/model/footprint.h"
+#include "roofline.h"
 #include "scale_group.h"
 
 namespace miq::executor {
@@ -46,22 +46,6 @@ Memory expected_memory(const model::LanguageModel& model, const std::vector<Plan
   memory.microbatch = std::min(microbatch_bytes(pipeline.memory), tokens * model::activation_bytes_per_token(a)) * compute_bytes / 4;
   return memory;
 }
-
-namespace {
-
-// Operations a second of a product in this type, measured for a moment.
-double matrix_rate(at::ScalarType dtype, const at::Device& device) {
-  const at::Tensor x = at::randn({1024, 1024}, at::TensorOptions().device(device)).to(dtype);
-  double best = 0;
-  for (int i = 0; i < 6; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    at::linear(x, x).sum().item<float>();
-    best = std::max(best, 2 * 1024.0 * 1024 * 1024 / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  return best;
-}
-
-}  // namespace
 
 // Operations at the measured rates; the shares of them that are reached were measured at three sizes (docs/scaling.md).
 double expected_seconds(const model::LanguageModel& model, const std::vector<PlannedLinear>& plan, std::int64_t tokens) {

@@ -10,7 +10,7 @@
 #include "miq/core/error.h"
 #include "miq/core/gguf.h"
 #include "miq/core/hub_cache.h"
-#include "miq/model/language_model.h"
+#include "miq/executor/open_model.h"
 
 namespace miq::executor {
 namespace {
@@ -170,7 +170,8 @@ struct Inspector {
   Json loads(const std::string& family) const {
     try {
       const auto own = std::make_shared<const model::Architecture>(model::read_architecture(path, family));
-      model::check_tensors(*model::open_tensors(path), own, path.string());
+      const std::shared_ptr<const TensorSource> tensors = open_weights(path).tensors;
+      model::check_tensors(*tensors, own, path.string());
       return {{"ok", true}};
     } catch (const Error& error) {
       return {{"ok", false}, {"reason", error.message()}, {"where", error.where()}};
@@ -201,9 +202,8 @@ Json inspect_model(const std::string& model, const std::string& architecture) {
   inspector.path = resolve_model_path(model);
   const auto gguf = find_gguf(inspector.path);
   inspector.gguf = gguf.has_value();
-  nlohmann::json config = model::checkpoint_config(inspector.path);
-  const Json declared = declared_quantization(inspector.path, config);
-  config.erase("quantization_config");
+  const nlohmann::json config = model::checkpoint_config(inspector.path);
+  const Json declared = describe_quantization(format::declared_quantization(inspector.path, config));
   const std::string where = (gguf ? *gguf : inspector.path / "config.json").string();
   inspector.a = std::make_shared<const model::Architecture>(model::read_architecture(config, where, architecture));
   inspector.stored = stored_tensors(inspector.path);

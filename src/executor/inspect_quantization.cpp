@@ -4,14 +4,11 @@
 #include <cctype>
 #include <set>
 
-#include "miq/core/error.h"
-#include "miq/core/file.h"
 #include "miq/core/text.h"
 
 namespace miq::executor {
 namespace {
 
-namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 // Where each method keeps the width of its codes, wherever it is nested.
@@ -73,19 +70,8 @@ Json describe(const nlohmann::json& config, const std::string& fallback, const s
 
 }  // namespace
 
-Json declared_quantization(const fs::path& folder, const nlohmann::json& config) {
-  for (const char* key : {"quantization_config", "compression_config"})
-    if (config.contains(key) && config[key].is_object()) return describe(config[key], "unknown", std::string("config.json ") + key);
-  const std::pair<const char*, const char*> older[] = {{"quantize_config.json", "gptq"}, {"quant_config.json", "awq"}, {"hf_quant_config.json", "modelopt"}};
-  for (const auto& [name, method] : older) {
-    std::error_code problem;
-    if (!fs::is_regular_file(folder / name, problem)) continue;
-    nlohmann::json object = parse_json(read_file(folder / name, 1 << 24), (folder / name).string());
-    if (object.is_object() && object.contains("quantization") && object["quantization"].is_object()) object = object["quantization"];
-    if (!object.is_object()) throw Error(ErrorKind::io, "not a JSON object", (folder / name).string());
-    return describe(object, method, name);
-  }
-  return nullptr;
+Json describe_quantization(const format::DeclaredQuantization& declared) {
+  return declared.content.is_null() ? Json() : describe(declared.content, "unknown", declared.source);
 }
 
 Json block_quantization(const std::map<std::string, std::int64_t>& linear_types) {

@@ -18,8 +18,9 @@
 #include "miq/dataset/tokenizer.h"
 #include "allocation.h"
 #include "cost.h"
+#include "export_target.h"
+#include "miq/executor/open_model.h"
 #include "miq/executor/pipeline.h"
-#include "miq/format/dequantized.h"
 
 namespace miq::executor {
 namespace {
@@ -44,6 +45,7 @@ struct Job {
   JobMode mode;
   std::optional<model::LanguageModel> model;
   std::unique_ptr<dataset::Tokenizer> tokenizer;
+  ExportTarget target;
   std::vector<PlannedLinear> plan;
   std::deque<quantizer::LayerRecipe> allocated;  // recipes of layers with bits of their own
   std::vector<at::Tensor> calibration_ids;
@@ -62,7 +64,7 @@ struct Job {
 
   void open_model(const std::string& path) {
     const at::Device device = parse_device(config.device);
-    model = model::LanguageModel::open(path, config.model.architecture, at::kFloat, device);
+    model = executor::open_model(path, config.model.architecture, device);
     model->set_compute_dtype(model::resolve_compute_dtype(config.model.dtype, model->architecture(), device));
     model->set_memory_budget(config.pipeline.memory);
   }
@@ -85,7 +87,12 @@ struct Job {
     log_info(config.model.path + ": " + model->architecture().family + ", " + std::to_string(model->num_parameters()) + " parameters, " +
              format_bytes(model->source().bytes()) + "; " + describe(device) + ", " + dtype_name(model->compute_dtype()));
     if (quantizes()) {
+      if (config.export_) {
+        target = export_target(*config.export_, model->architecture());
+        fit_recipe(config.recipe, target);
+      }
       plan = make_plan(*model, config.recipe);
+      if (config.export_) check_export(target, planned_schemes(model->architecture(), plan));
       if (needs_calibration(plan, config.recipe)) read_calibration();
       check_memory();
     }
@@ -159,23 +166,19 @@ struct Job {
     }
   }
 
-  // A GGUF file has no config.json and tokenizer files beside it: the export gets those that say the same. What its
-  // blocks hold are 16-bit numbers at most; its quantized linears are stored in the model's type, not in the float32
-  // that blocks are read as.
-  void complete_gguf(const std::set<std::string>& quantized, format::ModelChanges& changes) const {
-    if (!find_gguf(config.model.path)) return;
-    changes.files["config.json"] = model::checkpoint_config(config.model.path).dump(2) + "\n";
-    try {
-      changes.files.merge(dataset::gguf_tokenizer_files(config.model.path));
-    } catch (const Error& error) {
-      if (error.kind() != ErrorKind::unsupported) throw;
-      log_warning(std::string("the export will have no tokenizer: ") + error.what());
+  std::unique_ptr<format::ExportWriter> open_writer(const fs::path& folder) const {
+    const model::Architecture& a = model->architecture();
+    format::ModelChanges changes;
+    const bool rotated = rotation().kind == quantizer::TransformKind::rotation;
+    if (rotated && a.normalised_head) changes.config["norm_head"] = false;
+    if (rotated && a.tie_word_embeddings) {
+      changes.extra.push_back({a.head + ".weight", model->head_VH().scalar_type(), model->head_VH().sizes().vec()});
+      changes.config["tie_word_embeddings"] = false;
     }
-    const auto dtype = dtype_from_name(model->architecture().torch_dtype);
-    for (const TensorSpec& spec : model->source().specs()) {
-      const std::string linear = spec.name.substr(0, spec.name.rfind(".weight"));
-      if (dtype && spec.dtype == at::kFloat && quantized.count(linear) != 0) changes.dtypes[spec.name] = *dtype;
-    }
+    std::vector<std::string> kept;
+    for (const PlannedLinear& planned : plan)
+      if (planned.choice.layer->keep_float) kept.push_back(planned.name);
+    return open_export_writer(target, *model, config.model.path, folder, planned_schemes(a, plan), std::move(kept), config.export_->shard_size, std::move(changes));
   }
 
   void quantize() {
@@ -193,25 +196,14 @@ struct Job {
     options.keep_blocks = keeps_blocks();
     options.folder = config.output;
     std::optional<StagedFolder> folder;
-    std::optional<format::DequantizedWriter> writer;
+    std::unique_ptr<format::ExportWriter> writer;
+    if (config.recipe.allocation.bits > 0) allocate(options);
     if (config.export_) {
       folder.emplace(fs::path(config.output) / "model");
-      std::set<std::string> names;
-      for (const PlannedLinear& planned : plan)
-        if (!planned.choice.layer->keep_float) names.insert(planned.name);
-      format::ModelChanges changes;
-      const bool rotated = rotation().kind == quantizer::TransformKind::rotation;
-      if (rotated && model->architecture().normalised_head) changes.config["norm_head"] = false;
-      if (rotated && model->architecture().tie_word_embeddings) {
-        changes.extra.push_back({model->architecture().head + ".weight", model->head_VH().scalar_type(), model->head_VH().sizes().vec()});
-        changes.config["tie_word_embeddings"] = false;
-      }
-      complete_gguf(names, changes);
-      writer.emplace(config.model.path, folder->path(), model->source(), names, config.export_->shard_size, changes);
+      writer = open_writer(folder->path());
       options.on_tensor = [&](const std::string& name, const at::Tensor& tensor) { writer->put(name, tensor); };
-      options.on_linear = [&](const std::string& name, const quantizer::QuantizedLinear& linear) { writer->put(name, linear); };
+      options.on_linears = [&](const std::vector<format::NamedLinear>& fused) { writer->put(fused); };
     }
-    if (config.recipe.allocation.bits > 0) allocate(options);
     PipelineResult done = run_pipeline(*model, plan, options);
     if (writer) {
       writer->finish();

@@ -22,7 +22,8 @@ static void visit_fields(FieldVisitor& v, PipelineConfig& config) {
 }
 
 static void visit_fields(FieldVisitor& v, ExportConfig& config) {
-  v.choice<ExportFormat>("format", config.format, {{"dequantized", ExportFormat::dequantized}}, "checkpoint layout");
+  v.text("format", config.format, "checkpoint layout: gptq, awq, compressed-tensors, fp8, modelopt, gguf, miq or dequantized");
+  v.text("variant", config.variant, "gptq: v1 or v2; gguf: a type or mix (q4_0, q4_k_m ...); else none");
   v.bytes("shard_size", config.shard_size, "largest shard");
 }
 

@@ -4,14 +4,16 @@
 #include <set>
 
 #include "cost.h"
+#include "export_target.h"
 #include "miq/core/device.h"
 #include "miq/core/dtype.h"
 #include "miq/core/error.h"
 #include "miq/core/memory.h"
 #include "miq/core/text.h"
+#include "miq/executor/open_model.h"
 #include "miq/executor/pipeline.h"
 #include "miq/executor/plan.h"
-#include "scale_group.h"
+#include "transform_place.h"
 
 namespace miq::executor {
 namespace {
@@ -26,15 +28,11 @@ struct Planner {
   const model::LanguageModel& model;
   const std::vector<PlannedLinear>& plan;
   std::map<std::pair<std::int64_t, std::int64_t>, std::vector<const PlannedLinear*>> by_stage;  // (layer, stage)
-  std::map<std::string, const PlannedLinear*> by_name;
   Json conflicts = Json::array();
   std::set<std::string> told;
 
   Planner(const JobConfig& c, const model::LanguageModel& m, const std::vector<PlannedLinear>& p) : config(c), model(m), plan(p) {
-    for (const PlannedLinear& planned : plan) {
-      by_stage[{planned.layer, planned.stage}].push_back(&planned);
-      by_name[planned.name] = &planned;
-    }
+    for (const PlannedLinear& planned : plan) by_stage[{planned.layer, planned.stage}].push_back(&planned);
   }
 
   const model::Architecture& a() const { return model.architecture(); }
@@ -44,38 +42,10 @@ struct Planner {
     if (told.insert(kind + what).second) conflicts.push_back({{"kind", kind}, {"layer", layer}, {"what", what}, {"fix", fix}});
   }
 
-  // The linears that share a transform with this one: of its stage behind a norm, else of its group.
-  std::vector<const PlannedLinear*> scale_group(const PlannedLinear& planned) const {
-    std::vector<const PlannedLinear*> linears;
-    for (const PlannedLinear* other : by_stage.at({planned.layer, planned.stage}))
-      if (follows_norm(planned.stage) || other->group == planned.group) linears.push_back(other);
-    return linears;
-  }
-
-  static std::vector<const LayerRecipe*> recipes(const std::vector<const PlannedLinear*>& linears) {
-    std::vector<const LayerRecipe*> list;
-    for (const PlannedLinear* planned : linears) list.push_back(planned->choice.layer);
-    return list;
-  }
-
-  // Where the transform of a linear's input goes.
-  std::string place(model::Block& block, const PlannedLinear& planned) const {
-    const LayerRecipe& recipe = *planned.choice.layer;
-    const std::int64_t stage = planned.stage;
-    if (recipe.keep_float || recipe.transform.kind == TransformKind::none) return "-";
-    if (recipe.transform.kind == TransformKind::incoherence) return "online";
-    if (recipe.transform.kind == TransformKind::rotation) return recipe.transform.online && (stage == kOut || stage == kDown) ? "folded, Hadamard online" : "folded";
-    const FoldTarget target = fold_target(block, a(), stage, static_cast<size_t>(planned.group));
-    const bool folded = folds(recipes(scale_group(planned)), target.linear != nullptr ? by_name.at(target.linear->name)->choice.layer : nullptr);
-    if (recipe.transform.kind == TransformKind::smoothquant && !folded && !follows_norm(stage)) return "left out";
-    return folded ? "folded into " + target.name.substr(a().block_name(planned.layer).size()) : "online";
-  }
-
   static double bits(const PlannedLinear& planned, const std::string& where) {
     const LayerRecipe& recipe = *planned.choice.layer;
     double value = bits_per_weight(recipe.grid, planned.out_features, planned.in_features);
-    if (recipe.rounding.act_order != quantizer::ActOrder::none && recipe.grid.granularity == Granularity::group && !recipe.rounding.static_groups)
-      value += 32.0 / static_cast<double>(planned.out_features);
+    if (makes_group_of_column(recipe)) value += 32.0 / static_cast<double>(planned.out_features);
     if (where == "online" && recipe.transform.kind != TransformKind::incoherence) value += 16.0 / static_cast<double>(planned.out_features);
     return value;
   }
@@ -87,7 +57,7 @@ struct Planner {
     if (columns % group != 0)
       conflict("ragged_group", planned.name, "groups of " + std::to_string(group) + " do not divide " + std::to_string(columns) + " inputs: the last is shorter, which no served format can hold",
                "choose a group_size that divides " + std::to_string(columns) + ", or granularity: channel");
-    const bool by_rows = follows_norm(planned.stage);
+    const bool by_rows = model::follows_norm(planned.stage);
     for (const std::int64_t ranks : {2, 4, 8}) {
       if (by_rows && rows % ranks != 0)
         conflict("tensor_parallel", planned.name, std::to_string(rows) + " outputs cannot be split over " + std::to_string(ranks) + " ranks", "serve on fewer");
@@ -120,13 +90,10 @@ struct Planner {
       for (const quantizer::Rule& rule : config.recipe.rules)
         if (rule.match == a().head || rule.match == "lm_head") conflict("tied_head", a().head, "the head shares the embedding's tensor and stays float in any case", "the rule can be left out");
     if (!config.export_) return;
-    for (const PlannedLinear& planned : plan)
-      if (!planned.choice.layer->keep_float && planned.choice.layer->activation.enabled()) {
-        conflict("export", planned.name, "the format dequantized holds weights only: what reads it will not quantize activations", "score with miq run, which does");
-        break;
-      }
-    if (config.recipe.otherwise.transform.kind == TransformKind::rotation && config.recipe.otherwise.transform.online)
-      conflict("export", a().block_name(0) + a().names.down, "an online Hadamard product is undone in the dequantized weights", "set transform.online: false where nothing but weights is quantized");
+    const std::vector<format::Scheme> schemes = planned_schemes(a(), plan);
+    const ExportTarget target = export_target(*config.export_, a());
+    check_export(target, schemes);
+    for (const ExportWarning& warning : export_warnings(target, schemes)) conflict("export", warning.linear, warning.what, warning.fix);
   }
 
   std::int64_t calibration_tokens() const {
@@ -177,32 +144,31 @@ Json totals(const Planner& p, const Json& layers) {
 }  // namespace
 
 Json describe_plan(const JobConfig& given) {
-  const JobConfig config = resolved(given);
+  JobConfig config = resolved(given);
   const c10::InferenceMode inference;
-  const model::LanguageModel model = model::LanguageModel::open(config.model.path, config.model.architecture, at::kFloat, parse_device(config.device));
+  const model::LanguageModel model = open_model(config.model.path, config.model.architecture, parse_device(config.device));
+  if (config.export_) fit_recipe(config.recipe, export_target(*config.export_, model.architecture()));
   const std::vector<PlannedLinear> plan = make_plan(model, config.recipe);
   Planner planner(config, model, plan);
   planner.check_model();
   Json layers = Json::array();
-  std::optional<model::Block> block;
-  const auto architecture = std::make_shared<const model::Architecture>(model.architecture());
+  const std::vector<TransformPlace> places = transform_places(model.architecture(), plan);
   for (const auto& [place, linears] : planner.by_stage) {
-    if (!block || block->layer() != place.first) block.emplace(architecture, place.first);
     planner.check_fused(linears);
     for (const PlannedLinear* planned : linears) {
       planner.check_groups(*planned);
       const LayerRecipe& recipe = *planned->choice.layer;
-      const std::string where = planner.place(*block, *planned);
+      const std::string& where = places[static_cast<size_t>(planned - plan.data())].text;
       layers.push_back({{"name", planned->name},
-                          {"shape", {planned->out_features, planned->in_features}},
-                          {"rule", planned->choice.rule},
-                          {"match", planned->choice.rule < 0 ? Json() : Json(config.recipe.rules[static_cast<size_t>(planned->choice.rule)].match)},
-                          {"preset", recipe.keep_float ? "float" : recipe.preset},
-                          {"composition", composition(recipe)},
-                          {"bits_per_weight", recipe.keep_float ? 16.0 : Planner::bits(*planned, where)},
-                          {"transform", where}});
-      }
+                        {"shape", {planned->out_features, planned->in_features}},
+                        {"rule", planned->choice.rule},
+                        {"match", planned->choice.rule < 0 ? Json() : Json(config.recipe.rules[static_cast<size_t>(planned->choice.rule)].match)},
+                        {"preset", recipe.keep_float ? "float" : recipe.preset},
+                        {"composition", composition(recipe)},
+                        {"bits_per_weight", recipe.keep_float ? 16.0 : Planner::bits(*planned, where)},
+                        {"transform", where}});
     }
+  }
   const Json total = totals(planner, layers);
   return {{"model", {{"family", model.architecture().family}, {"parameters", model.num_parameters()}}}, {"layers", layers}, {"total", total}, {"conflicts", planner.conflicts}};
 }

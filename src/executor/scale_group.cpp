@@ -53,10 +53,11 @@ at::Tensor representable_divisor(const at::Tensor& divisor_I, const at::Tensor& 
 void divide_rows(quantizer::QuantizedLinear& before, const FoldTarget& target, const at::Tensor& divisor) {
   at::Tensor divisor_O = at::ones({before.out_features()});
   divisor_O.narrow(0, target.first_row, target.rows).copy_(divisor);
-  before.params.scales_OG = before.params.scales_OG / divisor_O.unsqueeze(1);
+  before.params.scales_OG = quantizer::stored_numbers(before.params.scales_OG / divisor_O.unsqueeze(1), before.grid.scale_dtype);
   if (before.outliers.defined()) {
     const at::Tensor counts = before.outliers.row_offsets.diff().to(at::kLong);
     before.outliers.values = before.outliers.values / divisor_O.repeat_interleave(counts);
+    if (before.outliers.value_bits == 16) before.outliers.values = before.outliers.values.to(at::kHalf).to(at::kFloat);
   }
   if (target.linear->bias_O.defined()) target.linear->bias_O = target.linear->bias_O.to(at::kFloat) / divisor_O;
 }

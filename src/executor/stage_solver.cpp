@@ -206,6 +206,8 @@ void StageSolver::round(model::Linear& linear, const OnlineTransform& shared, qu
     const at::Tensor unit = at::ones({linear.in_features}), d = own.divisor_I.defined() ? own.divisor_I : unit;
     quantized->activation_params = quantizer::static_params((statistics->lowest() / d).min().item<float>(),
                                                             (statistics->highest() / d).max().item<float>(), layer.activation);
+    at::Tensor& scale = quantized->activation_params.scale;
+    scale = quantizer::stored_numbers(scale, layer.grid.scale_dtype);
   }
   if (layer.activation.enabled())
     linear.kernel = make_quantized_kernel(quantized);
@@ -282,9 +284,22 @@ void StageSolver::store_changes(const model::Block& block, const PipelineOptions
   if (norm_changed(kGateUp) && block.router_EH.defined()) store(prefix + a.names.router + ".weight", block.router_EH);
 }
 
+// Linears of one input together: servers fuse them.
+void StageSolver::hand_over(model::Block& block, const PipelineOptions& options) const {
+  if (!options.on_linears) return;
+  for (std::int64_t stage = 0; stage < block.num_stages(); ++stage)
+    for (const auto& group : block.groups(stage)) {
+      std::vector<format::NamedLinear> fused;
+      for (const model::Linear* linear : group)
+        if (const auto found = finished_.find(linear->name); found != finished_.end()) fused.push_back({linear->name, found->second});
+      if (!fused.empty()) options.on_linears(fused);
+    }
+}
+
 void StageSolver::finish_block(model::Block& block, const PipelineOptions& options) {
   for (const auto& [place, divisor] : to_fold_) fold(block, place.first, place.second, divisor);
   store_changes(block, options);
+  hand_over(block, options);
   for (model::Linear* linear : block.linears()) {
     const at::ScalarType stored = model_.source().tensor(linear->name + ".weight").scalar_type();
     if (options.on_tensor && linear->bias_O.defined() && (rotation_ != nullptr || folded_biases_.count(linear->name)))
@@ -302,7 +317,6 @@ void StageSolver::finish_block(model::Block& block, const PipelineOptions& optio
     }
     const quantizer::QuantizedLinear& done = *found->second;
     report_({planned(*linear), done.loss, done.relative_error, done.bits_per_weight(), done.bytes(), done.events});
-    if (options.on_linear) options.on_linear(linear->name, done);
     linear->weight_OI = at::Tensor();
     linear->kernel = make_quantized_kernel(found->second);
   }

@@ -53,6 +53,7 @@ class StageSolver {
              const quantizer::InputStatistics* statistics, at::ScalarType compute_dtype);
   void fold(model::Block& block, std::int64_t stage, size_t group, const at::Tensor& divisor);
   void store_changes(const model::Block& block, const PipelineOptions& options) const;
+  void hand_over(model::Block& block, const PipelineOptions& options) const;
   bool norm_changed(std::int64_t stage) const { return rotation_ != nullptr || to_fold_.count({stage, 0}) != 0; }
 
   const model::LanguageModel& model_;

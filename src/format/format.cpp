@@ -3,11 +3,37 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <cstdio>
+
 #include "formats.h"
 #include "miq/core/error.h"
 #include "miq/core/text.h"
 
 namespace miq::format {
+namespace {
+
+// FNV-1a over a rotation's parts; may stand in a tensor's name.
+std::string fingerprint(const std::shared_ptr<const quantizer::Orthogonal>& rotation) {
+  if (!rotation) return "";
+  std::uint64_t hash = 14695981039346656037ull;
+  const auto mix = [&](const void* data, size_t bytes) {
+    for (size_t i = 0; i < bytes; ++i) hash = (hash ^ static_cast<const unsigned char*>(data)[i]) * 1099511628211ull;
+  };
+  const quantizer::OrthogonalParts parts = rotation->parts();
+  mix(parts.kind.data(), parts.kind.size());
+  mix(&parts.order, sizeof parts.order);
+  for (const auto& [name, tensor] : parts.tensors) {
+    const at::Tensor values = tensor.cpu().contiguous();
+    mix(name.data(), name.size());
+    mix(values.const_data_ptr(), values.nbytes());
+  }
+  char digits[17];
+  std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(hash));
+  const auto block = parts.tensors.find("block");
+  return std::to_string(block == parts.tensors.end() ? parts.order : block->second.size(0)) + "_" + std::string(digits, 12);
+}
+
+}  // namespace
 
 Scheme scheme_of(const std::string& name, const quantizer::QuantizedLinear& linear) {
   return {.name = name,
@@ -19,7 +45,9 @@ Scheme scheme_of(const std::string& name, const quantizer::QuantizedLinear& line
           .outliers = linear.outliers.defined(),
           .divisor = linear.online.divisor_I.defined(),
           .rotated_input = linear.online.input != nullptr,
-          .rotated_output = linear.online.output != nullptr};
+          .rotated_output = linear.online.output != nullptr,
+          .input_rotation = fingerprint(linear.online.input),
+          .output_rotation = fingerprint(linear.online.output)};
 }
 
 const std::vector<const Format*>& formats() {
@@ -37,7 +65,8 @@ const Format& find_format(const std::string& name) {
     if (name == format->name) return *format;
     names.push_back(format->name);
   }
-  throw Error(ErrorKind::config, "unknown export format '" + name + "'", "export.format", "did you mean " + nearest_name(name, names) + "?");
+  throw Error(ErrorKind::config, "unknown export format '" + name + "'", "export.format",
+              "did you mean " + nearest_name(name, names) + "?");
 }
 
 at::Tensor pack_bits(const at::Tensor& data, int bits) {

@@ -103,8 +103,6 @@ nlohmann::json load(const fs::path& path) {
 
 Architecture read_common(const ConfigJson& config, double partial_rotary) {
   Architecture a;
-  if (config.has("quantization_config"))
-    config.unsupported("quantization_config", "is there: checkpoints that are quantized already are not in this version");
   a.hidden_size = config.size("hidden_size");
   a.intermediate_size = config.size("intermediate_size");
   a.num_layers = config.size("num_hidden_layers");

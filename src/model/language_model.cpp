@@ -86,10 +86,11 @@ at::Tensor normalised_rows(const at::Tensor& matrix_VH, at::ScalarType dtype) {
 }  // namespace
 
 LanguageModel LanguageModel::open(const std::filesystem::path& path, const std::string& family,
-                                  at::ScalarType compute_dtype, const at::Device& device) {
+                                  at::ScalarType compute_dtype, const at::Device& device, Weights weights) {
   LanguageModel model;
   model.architecture_ = std::make_shared<const Architecture>(read_architecture(path, family));
-  model.source_ = open_tensors(path);
+  model.source_ = weights.tensors ? std::move(weights.tensors) : open_tensors(path);
+  model.kernels_ = std::move(weights.kernels);
   model.compute_dtype_ = compute_dtype;
   model.device_ = device;
   const Architecture& a = *model.architecture_;
@@ -137,10 +138,14 @@ Block LanguageModel::load_block(std::int64_t layer, bool convert) const {
     block.*norm.member = source_->tensor(norm.name).to(device_, at::kFloat);
   if (a.is_sparse(layer)) block.router_EH = source_->tensor(router_name(a, layer)).to(device_, at::kFloat);
   for (Linear* linear : block.linears()) {
-    linear->weight_OI = source_->tensor(linear->name + ".weight").to(device_);
+    const bool by_kernel = convert && kernels_ && kernels_->has(linear->name);
+    if (by_kernel)
+      linear->kernel = kernels_->kernel(linear->name);
+    else
+      linear->weight_OI = source_->tensor(linear->name + ".weight").to(device_);
     if (linear->biased) linear->bias_O = source_->tensor(linear->name + ".bias").to(device_);
     if (!convert) continue;
-    linear->weight_OI = linear->weight_OI.to(compute_dtype_);
+    if (!by_kernel) linear->weight_OI = linear->weight_OI.to(compute_dtype_);
     if (linear->biased) linear->bias_O = linear->bias_O.to(compute_dtype_);
   }
   return block;
@@ -190,8 +195,10 @@ void LanguageModel::hold_blocks_if_they_fit() {
   std::int64_t bytes = 0;
   for (std::int64_t l = 0; l < architecture_->num_layers; ++l) {
     Block block(architecture_, l);
-    for (const Linear* linear : block.linears())  // a view of the file takes none
-      if (!source_->gives_views() || stored.at(linear->name + ".weight") != compute_dtype_)
+    for (const Linear* linear : block.linears())
+      if (kernels_ && kernels_->has(linear->name))
+        bytes += kernels_->bytes(linear->name);
+      else if (!source_->gives_views() || stored.at(linear->name + ".weight") != compute_dtype_)
         bytes += linear->out_features * linear->in_features * static_cast<std::int64_t>(c10::elementSize(compute_dtype_));
   }
   if (memory_budget_ == 0 || bytes <= memory_budget_)
@@ -202,7 +209,10 @@ void LanguageModel::hold_blocks_if_they_fit() {
 
 void LanguageModel::hold_blocks() {
   if (!blocks_.empty()) return;
-  for (std::int64_t l = 0; l < architecture_->num_layers; ++l) blocks_.push_back(load_block(l, /*convert=*/true));
+  for (std::int64_t l = 0; l < architecture_->num_layers; ++l) {
+    blocks_.push_back(load_block(l, /*convert=*/true));
+    if (kernels_) release_block(l);  // what kernels were made of is not read again
+  }
 }
 
 void LanguageModel::replace_blocks(std::vector<Block> blocks) { blocks_ = std::move(blocks); }

@@ -1,6 +1,33 @@
 #include "miq/quantizer/grid.h"
 
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
 namespace miq::quantizer {
+
+float stored_number(float value, at::ScalarType dtype) {
+  if (value == 0 || !std::isfinite(value)) return value;
+  const float magnitude = std::abs(value);
+  float rounded = magnitude;
+  if (dtype == at::kHalf) {
+    constexpr float kLeast = 5.9604644775390625e-8f, kLargest = 65504.0f;
+    rounded = std::max(kLeast, static_cast<float>(c10::Half(std::min(magnitude, kLargest))));
+  } else if (dtype == at::kBFloat16) {
+    constexpr float kLargest = 3.3895313892515355e38f;
+    rounded = static_cast<float>(c10::BFloat16(std::min(magnitude, kLargest)));
+  }
+  return std::copysign(rounded, value);
+}
+
+at::Tensor stored_numbers(const at::Tensor& values, at::ScalarType dtype) {
+  if (dtype == at::kFloat) return values;
+  at::Tensor out = values.to(at::kCPU, at::kFloat, /*non_blocking=*/false, /*copy=*/true).contiguous();
+  float* const v = out.mutable_data_ptr<float>();
+  for (std::int64_t i = 0; i < out.numel(); ++i) v[i] = stored_number(v[i], dtype);
+  return out.to(values.device());
+}
 
 std::int64_t Grid::columns_per_group(std::int64_t in_features) const {
   const bool grouped = granularity == Granularity::group || granularity == Granularity::block;

@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "miq/core/error.h"
 #include "miq/core/vectorised.h"
@@ -66,18 +67,24 @@ MIQ_VECTORISED void sylvester(const float* in, const float* signs, float scale, 
 
 class Hadamard : public Orthogonal {
  public:
-  Hadamard(std::int64_t n, std::int64_t k, at::Tensor signs_N)
+  Hadamard(std::int64_t n, std::int64_t k, at::Tensor signs_N, std::optional<std::uint64_t> seed = std::nullopt)
       : n_(n),
         k_(k),
         scale_(1 / std::sqrt(static_cast<double>(n))),
         matrix_KK_(hadamard_matrix(k)),
-        signs_N_(std::move(signs_N)) {}
+        signs_N_(std::move(signs_N)),
+        seed_(seed) {}
 
   std::int64_t order() const override { return n_; }
   at::Tensor apply(const at::Tensor& x) const override { return multiply(x, signs_N_, matrix_KK_); }
   at::Tensor apply_transposed(const at::Tensor& x) const override {
     at::Tensor y = multiply(x, at::Tensor(), matrix_KK_.t());  // Sylvester's matrix is symmetric
     return signs_N_.defined() ? y.mul_(signs_N_.to(x.options())) : y;
+  }
+  OrthogonalParts parts() const override {
+    if (seed_) return {"random_hadamard", n_, {{"seed", seed_tensor(*seed_)}}};
+    if (signs_N_.defined()) return {"hadamard", n_, {{"signs", signs_N_}}};
+    return {"hadamard", n_, {{"k", at::scalar_tensor(k_, at::kLong)}}};
   }
 
  private:
@@ -125,10 +132,21 @@ class Hadamard : public Orthogonal {
   std::int64_t n_, k_;
   double scale_;
   at::Tensor matrix_KK_, signs_N_;
+  std::optional<std::uint64_t> seed_;
 };
 
 void require_positive(std::int64_t n) {
   if (n <= 0) throw Error(ErrorKind::unsupported, "a matrix of order " + std::to_string(n) + " is none");
+}
+
+// K of the factorisation. @throws Error{unsupported} when there is none.
+std::int64_t known_order(std::int64_t n) {
+  require_positive(n);
+  const std::int64_t k = hadamard_order(n);
+  if (k == 0)
+    throw Error(ErrorKind::unsupported, "there is no known Hadamard matrix of order " + std::to_string(n), "",
+                "Kronecker-factored rotations exist for every order (orthogonal: kronecker)");
+  return k;
 }
 
 }  // namespace
@@ -145,11 +163,7 @@ std::shared_ptr<const Orthogonal> hadamard(std::int64_t n, std::int64_t k) {
 }
 
 std::shared_ptr<const Orthogonal> signed_hadamard(const at::Tensor& signs, std::int64_t n) {
-  require_positive(n);
-  const std::int64_t k = hadamard_order(n);
-  if (k == 0)
-    throw Error(ErrorKind::unsupported, "there is no known Hadamard matrix of order " + std::to_string(n), "",
-                "Kronecker-factored rotations exist for every order (orthogonal: kronecker)");
+  const std::int64_t k = known_order(n);
   if (!signs.defined()) return std::make_shared<Hadamard>(n, k, at::Tensor());
   if (signs.numel() != n)
     throw Error(ErrorKind::internal,
@@ -161,9 +175,10 @@ std::shared_ptr<const Orthogonal> signed_hadamard(const at::Tensor& signs, std::
 }
 
 std::shared_ptr<const Orthogonal> random_hadamard(std::int64_t n, std::uint64_t seed) {
-  require_positive(n);
+  const std::int64_t k = known_order(n);
   const at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(seed);
-  return signed_hadamard(at::randint(2, {n}, generator, at::TensorOptions().dtype(at::kFloat)).mul_(2).sub_(1), n);
+  const at::Tensor signs_N = at::randint(2, {n}, generator, at::TensorOptions().dtype(at::kFloat)).mul_(2).sub_(1);
+  return std::make_shared<Hadamard>(n, k, signs_N, seed);
 }
 
 }  // namespace miq::quantizer

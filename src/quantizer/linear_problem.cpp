@@ -91,6 +91,11 @@ QuantizedLinear round_linear(const LinearProblem& problem, const Grid& grid, con
     if (range.kind == RangeKind::rms && range.rho == 0)
       range.rho = problem.hessian != nullptr ? search_rho(entry, problem, grid, range, rounding) : Range().rho;
     QuantizedLinear result = round_or_fall_back(entry, problem, grid, range, rounding);
+    // Most grids are fitted so; HQQ's parameters are settled last. Those of a second level are products.
+    if (!result.grid.bilevel.enabled()) {
+      result.params.scales_OG = stored_numbers(result.params.scales_OG, grid.scale_dtype);
+      if (grid.real_zeros) result.params.zeros_OG = stored_numbers(result.params.zeros_OG, grid.scale_dtype);
+    }
     if (!result.params.scales_OG.isfinite().all().item<bool>())
       throw Error(ErrorKind::numeric, "the weights are too large for a float32 scale", "", "the checkpoint is damaged");
     const at::Tensor change = dequantize(result, at::kFloat) - problem.weight_OI;

@@ -1,8 +1,10 @@
-// Dense orthogonal matrices and QuIP's Kronecker-factored ones.
+// Dense and block-diagonal orthogonal matrices and QuIP's Kronecker-factored ones.
 #include "miq/quantizer/orthogonal.h"
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+
+#include <optional>
 
 #include "miq/core/error.h"
 #include "orthogonal_input.h"
@@ -22,20 +24,40 @@ class Dense : public Orthogonal {
     check_rows(x, order());
     return at::matmul(x, matrix_NN_.to(x.options()));
   }
+  OrthogonalParts parts() const override { return {"dense", order(), {{"matrix", matrix_NN_}}}; }
 
  private:
   at::Tensor matrix_NN_;
 };
 
+class BlockDiagonal : public Orthogonal {
+ public:
+  BlockDiagonal(at::Tensor block_BB, std::int64_t n) : block_BB_(std::move(block_BB)), n_(n) {}
+  std::int64_t order() const override { return n_; }
+  at::Tensor apply(const at::Tensor& x) const override { return multiply(x, block_BB_.t()); }
+  at::Tensor apply_transposed(const at::Tensor& x) const override { return multiply(x, block_BB_); }
+  OrthogonalParts parts() const override { return {"block_diagonal", n_, {{"block", block_BB_}}}; }
+
+ private:
+  at::Tensor multiply(const at::Tensor& x, const at::Tensor& factor) const {
+    check_rows(x, n_);
+    return at::matmul(x.reshape({x.numel() / block_BB_.size(0), block_BB_.size(0)}), factor.to(x.options())).reshape(x.sizes());
+  }
+
+  at::Tensor block_BB_;
+  std::int64_t n_;
+};
+
 class Kronecker : public Orthogonal {
  public:
-  explicit Kronecker(const KroneckerFactors& f)
+  explicit Kronecker(const KroneckerFactors& f, std::optional<std::uint64_t> seed = std::nullopt)
       : p_(f.first.size(-1)),
         q_(f.second.size(-1)),
         first_(f.first),
         second_(f.second),
         in_(permutation(f.perm_in)),
-        out_(permutation(f.perm_out)) {}
+        out_(permutation(f.perm_out)),
+        seed_(seed) {}
   std::int64_t order() const override { return p_ * q_; }
 
   at::Tensor apply(const at::Tensor& x) const override {
@@ -50,6 +72,14 @@ class Kronecker : public Orthogonal {
     const at::Tensor turned_RPQ =
         rotate_columns(rotate_rows(z_RPQ, second_.transpose(-1, -2)), first_.transpose(-1, -2));
     return permuted(turned_RPQ.reshape(x.sizes()), in_.inverse_N);
+  }
+
+  OrthogonalParts parts() const override {
+    if (seed_) return {"random_kronecker", order(), {{"seed", seed_tensor(*seed_)}}};
+    OrthogonalParts parts{"kronecker", order(), {{"first", first_}, {"second", second_}}};
+    if (in_.forward_N.defined()) parts.tensors["perm_in"] = in_.forward_N;
+    if (out_.forward_N.defined()) parts.tensors["perm_out"] = out_.forward_N;
+    return parts;
   }
 
  private:
@@ -83,6 +113,7 @@ class Kronecker : public Orthogonal {
   std::int64_t p_, q_;
   at::Tensor first_, second_;
   Permutation in_, out_;
+  std::optional<std::uint64_t> seed_;
 };
 
 void require(bool holds, const std::string& what) {
@@ -118,6 +149,13 @@ std::shared_ptr<const Orthogonal> dense_orthogonal(const at::Tensor& matrix) {
   return std::make_shared<Dense>(matrix);
 }
 
+std::shared_ptr<const Orthogonal> block_diagonal(const at::Tensor& block, std::int64_t n) {
+  require(block.defined() && block.dim() == 2 && block.size(0) == block.size(1) && block.size(0) > 0, "a block of an orthogonal matrix is square");
+  require(n > 0 && n % block.size(0) == 0,
+          "blocks of order " + std::to_string(block.size(0)) + " make no matrix of order " + std::to_string(n));
+  return std::make_shared<BlockDiagonal>(block.contiguous(), n);
+}
+
 std::shared_ptr<const Orthogonal> make_kronecker(const KroneckerFactors& factors) {
   const at::Tensor &first = factors.first, &second = factors.second;
   require(first.defined() && second.defined() && (first.dim() == 2 || first.dim() == 3) &&
@@ -149,7 +187,7 @@ std::shared_ptr<const Orthogonal> random_kronecker(std::int64_t n, std::uint64_t
   factors.perm_out = at::randperm(n, generator, at::TensorOptions().dtype(at::kLong));
   factors.first = random_rotation_NN(p, generator);
   factors.second = random_rotation_NN(q, generator);
-  return make_kronecker(factors);
+  return std::make_shared<Kronecker>(factors, seed);
 }
 
 }  // namespace miq::quantizer

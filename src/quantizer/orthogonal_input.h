@@ -1,4 +1,4 @@
-// What every Orthogonal asks of the rows it is given.
+// What every Orthogonal asks of the rows it is given, and how seeds are stored.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -18,5 +18,8 @@ inline void check_rows(const at::Tensor& x, std::int64_t n) {
     throw Error(ErrorKind::internal,
                 std::string("orthogonal matrices are applied to float32, not to ") + c10::toString(x.scalar_type()));
 }
+
+/// The bits of a seed, int64.
+inline at::Tensor seed_tensor(std::uint64_t seed) { return at::scalar_tensor(static_cast<std::int64_t>(seed), at::kLong); }
 
 }  // namespace miq::quantizer

@@ -158,6 +158,12 @@ std::string composition(const LayerRecipe& layer) {
   return text + kind_of(layer.range) + ", " + layer.rounding.kind + ", " + describe(layer.grid) + describe(layer.activation);
 }
 
+bool makes_group_of_column(const LayerRecipe& layer) {
+  const Rounding& rounding = layer.rounding;
+  const bool sweeps = rounding.kind == "spqr" || (rounding.kind == "error_feedback" && !rounding.static_groups);
+  return sweeps && rounding.act_order != ActOrder::none && layer.grid.granularity == Granularity::group;
+}
+
 StatisticsNeeds statistics_needs(const LayerRecipe& layer) {
   if (layer.keep_float) return {};
   StatisticsNeeds needs = transform_needs(layer.transform);

@@ -102,8 +102,9 @@ void fit_spqr_group(const float* tile, std::int64_t columns, const float* invers
   fit_plain(cleaned.data(), columns, grid, fitted);
 }
 
-SecondLevel quantize_parameters(at::Tensor& values_O, int bits, bool symmetric, std::int64_t rows) {
+SecondLevel quantize_parameters(at::Tensor& values_O, int bits, bool symmetric, std::int64_t rows, at::ScalarType dtype) {
   Grid grid;
+  grid.scale_dtype = dtype;
   grid.bits = bits;
   grid.symmetric = symmetric;
   grid.convention = GridConvention::spqr;

@@ -13,11 +13,11 @@ void fit_spqr_group(const float* tile, std::int64_t columns, const float* invers
                     const Grid& grid, TileGrid& fitted);
 
 /// Second level of one column of parameters: values [O] float32 -> codes uint8 [O], scales and zeros
-/// [O / rows], and the values they stand for, in place.
+/// [O / rows], numbers of `dtype`, and the values they stand for, in place.
 struct SecondLevel {
   at::Tensor codes_O, scales_R, zeros_R;
 };
-SecondLevel quantize_parameters(at::Tensor& values_O, int bits, bool symmetric, std::int64_t rows);
+SecondLevel quantize_parameters(at::Tensor& values_O, int bits, bool symmetric, std::int64_t rows, at::ScalarType dtype);
 
 /// SpQR's permutation by similar columns: from the first on, the nearest left over by
 /// the cosine of centred ranks

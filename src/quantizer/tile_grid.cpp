@@ -15,6 +15,8 @@ struct Interval {
   float low, high;
 };
 
+float stored(float value, const Grid& grid) { return grid.scale_dtype == at::kFloat ? value : stored_number(value, grid.scale_dtype); }
+
 // The interval that GPTQ's quantizer spans for raw extremes.
 Interval ist_interval(float low, float high, const Grid& grid) {
   low = std::min(low, 0.0f);
@@ -30,14 +32,14 @@ Interval ist_interval(float low, float high, const Grid& grid) {
 
 // std::nearbyint rounds half to even.
 Fitted fit_ist(Interval interval, const Grid& grid) {
-  const float top = top_of(grid), scale = (interval.high - interval.low) / top;
+  const float top = top_of(grid), scale = stored((interval.high - interval.low) / top, grid);
   return finish(scale, grid.symmetric ? (top + 1) / 2 : std::nearbyint(-interval.low / scale), grid);
 }
 
 Fitted fit_awq(float low, float high, const Grid& grid) {
   const float top = top_of(grid), half = half_of(grid);
-  if (grid.symmetric) return finish(std::max({-low, high, 1e-5f}) / (half - 1), half, grid);
-  const float scale = std::max(high - low, 1e-5f) / top;
+  if (grid.symmetric) return finish(stored(std::max({-low, high, 1e-5f}) / (half - 1), grid), half, grid);
+  const float scale = stored(std::max(high - low, 1e-5f) / top, grid);
   return finish(scale, std::clamp(-std::nearbyint(low / scale), 0.0f, top), grid);
 }
 
@@ -49,10 +51,10 @@ Fitted fit_ct(float low, float high, const Grid& grid) {
   constexpr float kEpsilon = std::numeric_limits<float>::epsilon();
   if (low == high) return finish(kEpsilon, half, grid);
   if (grid.symmetric) {
-    const float scale = std::max(-low, high) / (top / 2);
+    const float scale = stored(std::max(-low, high) / (top / 2), grid);
     return finish(scale == 0 ? kEpsilon : scale, half, grid);
   }
-  const float scale = (high - low) / top;
+  const float scale = stored((high - low) / top, grid);
   if (scale == 0) return finish(kEpsilon, half, grid);  // underflow
   return finish(scale, std::nearbyint(std::clamp(-half - low / scale, -half, half - 1)) + half, grid);
 }
@@ -64,10 +66,10 @@ Fitted fit_spqr(float low, float high, const Grid& grid) {
     if (low < 0) low = -high;
   }
   if (low == high) low = -1, high = 1;
-  const float scale = (high - low) / top;
+  const float scale = stored((high - low) / top, grid);
   float zero = -low / scale;
   if (grid.symmetric) zero = (top + 1) / 2;
-  else if (!grid.real_zeros) zero = std::nearbyint(zero);
+  else zero = grid.real_zeros ? stored(zero, grid) : std::nearbyint(zero);
   return finish(scale, zero, grid);
 }
 
@@ -79,7 +81,7 @@ Fitted fit_hqq(float low, float high, const Grid& grid) {
 }
 
 Fitted fit_fp8(float low, float high, const Grid& grid) {
-  const float scale = std::max(-low, high) / fp8_max(grid.type);
+  const float scale = stored(std::max(-low, high) / fp8_max(grid.type), grid);
   return finish(scale > 0 ? scale : std::numeric_limits<float>::epsilon(), 0, grid);
 }
 
@@ -165,9 +167,9 @@ Fitted fit_interval(float low, float high, const Grid& grid) {
     case GridConvention::ist: return fit_ist(ist_interval(low, high, grid), grid);
     case GridConvention::awq: return fit_awq(low, high, grid);
     case GridConvention::ct: return fit_ct(low, high, grid);
-    case GridConvention::absmax: return finish(std::max({-low, high, 1e-5f}) / (half_of(grid) - 1), half_of(grid), grid);
+    case GridConvention::absmax: return finish(stored(std::max({-low, high, 1e-5f}) / (half_of(grid) - 1), grid), half_of(grid), grid);
     case GridConvention::spqr: return fit_spqr(low, high, grid);
-    case GridConvention::quip: return finish(2 * std::max({-low, high, 1e-16f}) / top_of(grid), top_of(grid) / 2, grid);
+    case GridConvention::quip: return finish(stored(2 * std::max({-low, high, 1e-16f}) / top_of(grid), grid), top_of(grid) / 2, grid);
     case GridConvention::hqq: return fit_hqq(low, high, grid);
   }
   return fit_ist(ist_interval(low, high, grid), grid);

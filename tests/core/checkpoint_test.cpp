@@ -28,9 +28,8 @@ class Checkpoint : public testing::Test {
   }
   void write_index(const std::string& text) { std::ofstream(at("model.safetensors.index.json")) << text; }
   void write_shards() {
-    CheckpointWriter writer(folder_.path(), specs_, 100);
-    for (auto spec = specs_.rbegin(); spec != specs_.rend(); ++spec)
-      writer.write(spec->name, at::full(spec->shape, 2.0f));
+    CheckpointWriter writer(folder_.path(), 3, 220, 100);
+    for (const TensorSpec& spec : specs_) writer.write(spec.name, at::full(spec.shape, 2.0f));
     writer.finish();
   }
   fs::path at(const std::string& name) const { return folder_.path() / name; }
@@ -116,11 +115,19 @@ TEST_F(Checkpoint, MappedFiles) {
   for (const fs::path& path : {folder_.path(), at("none"), fs::path("/dev/null")}) EXPECT_THROW(MappedFile::open(path), Error) << path;
 }
 
-TEST_F(Checkpoint, WriterMustGetEveryTensor) {
-  CheckpointWriter writer(folder_.path(), specs_, 1 << 20);
-  EXPECT_THROW(writer.write("d", at::ones({1})), Error);
-  writer.write("a", at::ones({20}));
-  EXPECT_THROW(writer.finish(), Error);
+TEST_F(Checkpoint, WriterTakesMoreThanExpected) {
+  CheckpointWriter writer(folder_.path(), 1, 4, 1 << 20);
+  const std::string long_name(500, 'n');
+  for (int i = 0; i < 40; ++i) writer.write(long_name + std::to_string(i), at::full({3}, i));
+  EXPECT_THROW(writer.write(long_name + "0", at::ones({3})), Error);
+  writer.finish();
+  const auto source = open_checkpoint(folder_.path());
+  EXPECT_EQ(source->specs().size(), 40u);
+  EXPECT_TRUE(source->tensor(long_name + "39").equal(at::full({3}, 39)));
+}
+
+TEST_F(Checkpoint, WriterRefusesWhatTheDiskCannotHold) {
+  EXPECT_THROW(CheckpointWriter(folder_.path(), 1, std::int64_t{1} << 60, std::int64_t{1} << 40), Error);
 }
 
 }  // namespace

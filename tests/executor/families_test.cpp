@@ -131,9 +131,11 @@ class Experts : public testing::Test {
     plan_ = make_plan(model, config_.recipe);
     PipelineOptions options;
     options.calibration_ids = {ids()};
-    options.on_linear = [&](const std::string& name, const quantizer::QuantizedLinear& linear) {
-      errors_[name] = linear.relative_error;
-      EXPECT_TRUE(stored_weight(linear).isfinite().all().item<bool>()) << name;
+    options.on_linears = [&](const std::vector<format::NamedLinear>& fused) {
+      for (const auto& [name, linear] : fused) {
+        errors_[name] = linear->relative_error;
+        EXPECT_TRUE(stored_weight(*linear).isfinite().all().item<bool>()) << name;
+      }
     };
     return run_pipeline(model, plan_, options);
   }

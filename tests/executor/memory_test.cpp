@@ -64,7 +64,9 @@ TEST_P(MemoryBudget, HiddenStatesOnDiskGiveTheSameCodes) {
       options.config = config.pipeline;
       options.folder = folder_.path();
       codes.emplace_back();
-      options.on_linear = [&](const std::string& name, const quantizer::QuantizedLinear& linear) { codes.back()[name] = linear.codes_OI; };
+      options.on_linears = [&](const std::vector<format::NamedLinear>& fused) {
+        for (const auto& [name, linear] : fused) codes.back()[name] = linear->codes_OI;
+      };
       run_pipeline(model, plan, options);
     }
     for (size_t i = 1; i < codes.size(); ++i) {

@@ -136,6 +136,7 @@ void check_quip_sharp(const Case& c, const json& fallback) {
     std::int64_t order() const override { return plain->order(); }
     at::Tensor apply(const at::Tensor& x) const override { return plain->apply_transposed(x * signs); }
     at::Tensor apply_transposed(const at::Tensor& x) const override { return plain->apply(x) * signs; }
+    OrthogonalParts parts() const override { return {}; }
   };
   const auto make = [](std::int64_t n, const at::Tensor& signs) {
     auto q = std::make_shared<Transposed>();

@@ -143,8 +143,71 @@ TEST(Orthogonal, Dense) {
   EXPECT_LT(largest(dense(dense_orthogonal(q)) - q), 1e-6);
 }
 
+TEST(Orthogonal, BlockDiagonal) {
+  const at::Tensor block = dense(random_kronecker(12, 3)).contiguous();
+  for (const std::int64_t n : {12, 60}) {
+    expect_orthogonal(block_diagonal(block, n));
+    EXPECT_LT(largest(dense(block_diagonal(block, n)) - at::kron(at::eye(n / 12), block)), 1e-6);
+  }
+  expect_error([&] { block_diagonal(block, 30); }, ErrorKind::internal, "of order 30");
+  expect_error([] { block_diagonal(at::ones({2, 3}), 6); }, ErrorKind::internal, "square");
+}
+
+TEST(Orthogonal, PartsMakeTheSameMatrixAgain) {
+  KroneckerFactors bare{at::Tensor(), at::Tensor(), dense(random_kronecker(4, 1)), dense(random_kronecker(6, 2))};
+  KroneckerFactors permuted = bare;
+  permuted.perm_in = at::arange(24).flip(0);
+  permuted.perm_out = at::arange(24).roll(5).to(at::kInt);
+  const at::Tensor signs = at::where(normal(1, 24, 3)[0] < 0, -1.0, 1.0), block = dense(random_kronecker(8, 4));
+  const std::map<std::string, std::vector<Matrix>> all = {
+      {"kronecker", {make_kronecker(bare), make_kronecker(permuted)}},
+      {"hadamard", {hadamard(24), hadamard(160, 20), hadamard(160), signed_hadamard(signs, 24)}},
+      {"dense", {dense_orthogonal(block), dense_orthogonal(block.to(at::kDouble))}},
+      {"block_diagonal", {block_diagonal(block, 24)}},
+      {"random_kronecker", {random_kronecker(24, 7), random_kronecker(24, ~0ull)}},
+      {"random_hadamard", {random_hadamard(24, 7), random_hadamard(24, ~0ull)}},
+  };
+  for (const auto& [kind, matrices] : all)
+    for (const Matrix& q : matrices) {
+      SCOPED_TRACE(kind);
+      const OrthogonalParts parts = q->parts();
+      EXPECT_EQ(parts.kind, kind);
+      EXPECT_EQ(parts.order, q->order());
+      OrthogonalParts copy = parts;  // stored and read
+      for (auto& [name, tensor] : copy.tensors) tensor = tensor.clone();
+      const Matrix again = make_orthogonal(copy);
+      const at::Tensor x = normal(5, q->order(), 6);
+      EXPECT_TRUE(at::equal(again->apply(x), q->apply(x)));
+      EXPECT_TRUE(at::equal(again->apply_transposed(x), q->apply_transposed(x)));
+      for (const auto& [name, tensor] : again->parts().tensors) EXPECT_TRUE(at::equal(tensor, parts.tensors.at(name))) << name;
+    }
+}
+
+TEST(Orthogonal, PartsThatMakeNoMatrixAreErrors) {
+  const auto refused = [](const OrthogonalParts& parts, const std::string& text, ErrorKind kind = ErrorKind::io) {
+    expect_error([&] { make_orthogonal(parts); }, kind, text);
+  };
+  const at::Tensor seed = at::scalar_tensor(1, at::kLong);
+  refused({"householder", 4, {}}, "is not known");
+  refused({"dense", 4, {}}, "no part 'matrix'");
+  refused({"dense", 5, {{"matrix", at::eye(4)}}}, "of order 4, not 5");
+  refused({"dense", 0, {{"matrix", at::eye(4)}}}, "has order 0");
+  refused({"dense", 4, {{"matrix", at::ones({4})}}}, "no matrix");
+  refused({"dense", 4, {{"matrix", at::ones({4, 4}, at::kInt)}}}, "floating-point");
+  refused({"block_diagonal", 30, {{"block", at::eye(4)}}}, "of order 30");
+  refused({"kronecker", 24, {{"first", at::eye(4)}, {"second", at::eye(6)}, {"perm_in", at::zeros({24}, at::kLong)}}}, "no permutation");
+  refused({"kronecker", 24, {{"first", at::eye(4)}}}, "no part 'second'");
+  refused({"hadamard", 24, {}}, "no part 'k'");
+  refused({"hadamard", 24, {{"k", at::scalar_tensor(-12, at::kLong)}}}, "K = -12");
+  refused({"hadamard", 24, {{"signs", at::ones({12})}}}, "12 signs");
+  refused({"hadamard", 44, {{"signs", at::ones({44})}}}, "order 44", ErrorKind::unsupported);
+  refused({"random_hadamard", 44, {{"seed", seed}}}, "order 44", ErrorKind::unsupported);
+  refused({"random_hadamard", 24, {{"seed", at::ones({2}, at::kLong)}}}, "not one int64");
+  refused({"random_kronecker", 24, {{"seed", at::ones({})}}}, "not one int64");
+}
+
 TEST(Orthogonal, RowsThatDoNotFitAreErrors) {
-  for (const Matrix& q : {hadamard(24), random_kronecker(24, 1), dense_orthogonal(at::eye(24))}) {
+  for (const Matrix& q : {hadamard(24), random_kronecker(24, 1), dense_orthogonal(at::eye(24)), block_diagonal(at::eye(6), 24)}) {
     expect_error([&] { q->apply(at::ones({2, 48})); }, ErrorKind::internal, "rows of 48");
     expect_error([&] { q->apply_transposed(at::ones({24, 2})); }, ErrorKind::internal, "rows of 2 ");
     expect_error([&] { q->apply(at::ones({24}, at::kBFloat16)); }, ErrorKind::internal, "BFloat16");

@@ -33,6 +33,9 @@ void add_job_commands(CLI::App& program);      ///< quantize, eval, run
 void add_plan_command(CLI::App& program);
 void add_generate_command(CLI::App& program);
 void add_inspect_command(CLI::App& program);
+void add_export_command(CLI::App& program);
+void add_verify_command(CLI::App& program);
+void add_bench_command(CLI::App& program);
 void add_config_command(CLI::App& program);    ///< config show, config convert
 void add_list_command(CLI::App& program);
 

@@ -10,6 +10,7 @@
 #include "miq/core/text.h"
 #include "miq/dataset/chat.h"
 #include "miq/dataset/tokenizer.h"
+#include "miq/executor/open_model.h"
 
 namespace miq::tools {
 namespace {
@@ -60,7 +61,7 @@ void run(GenerateCommand command) {
   set_verbosity(command.common.verbosity());
   const at::Device device = parse_device(command.device);
   const auto tokenizer = dataset::load_tokenizer(command.model);
-  model::LanguageModel model = model::LanguageModel::open(command.model, command.architecture, at::kFloat, device);
+  model::LanguageModel model = executor::open_model(command.model, command.architecture, device);
   model.set_memory_budget(memory_budget(command.memory));
   model.set_compute_dtype(model::resolve_compute_dtype(command.dtype, model.architecture(), device));
   model::GenerateOptions options = command.options;

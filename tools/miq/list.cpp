@@ -2,6 +2,7 @@
 #include "commands.h"
 #include "miq/core/text.h"
 #include "miq/dataset/corpus.h"
+#include "miq/format/format.h"
 #include "miq/model/architecture.h"
 #include "miq/quantizer/recipe.h"
 
@@ -14,6 +15,14 @@ Json algorithms() {
   Json list = Json::array();
   for (const quantizer::PresetInfo& info : quantizer::presets())
     list.push_back({{"name", info.name}, {"composition", quantizer::composition(quantizer::preset(info.name))}, {"paper", info.paper}, {"summary", info.summary}});
+  return list;
+}
+
+Json formats() {
+  Json list = Json::array();
+  for (const format::Format* format : format::formats()) list.push_back({{"name", format->name}, {"summary", format->summary}});
+  list.push_back({{"name", "gguf"}, {"summary", "llama.cpp's file: Q4_0, Q8_0 and the like from codes that fit, K-quants by search"}});
+  list.push_back({{"name", "dequantized"}, {"summary", "plain weights with the quantized values; read by everything, saves nothing"}});
   return list;
 }
 
@@ -50,7 +59,7 @@ void add_list_command(CLI::App& program) {
   list->require_subcommand(1);
   add(*list, "algorithms", "presets: composition and paper", algorithms);
   add(*list, "families", "model families", [] { return named(model::family_names()); });
-  add(*list, "formats", "export formats", [] { return named({"dequantized"}); });
+  add(*list, "formats", "export formats", formats);
   add(*list, "corpora", "text corpora by name", [] { return named(dataset::corpus_names()); });
 }
 

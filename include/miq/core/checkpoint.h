@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,18 +36,22 @@ std::shared_ptr<TensorSource> open_checkpoint(const std::filesystem::path& path)
 /// Whether `folder` holds weights that open_checkpoint takes.
 bool has_checkpoint(const std::filesystem::path& folder);
 
-/// Writes `model.safetensors`, or shards of at most `shard_bytes` and `model.safetensors.index.json`,
-/// into `folder`. A shard is closed as soon as its last tensor has come.
+/// Writes `model.safetensors`, or shards of at most `shard_bytes` and `model.safetensors.index.json`, into `folder`, in the
+/// order in which tensors come. A shard is closed when it is full; the shards' final names, which tell their number, come last.
 class CheckpointWriter {
  public:
-  CheckpointWriter(std::filesystem::path folder, const std::vector<TensorSpec>& specs, std::int64_t shard_bytes);
+  /// `tensors`, `bytes`: how much is expected; both may be exceeded. @throws Error{io} when there is not so much space.
+  CheckpointWriter(std::filesystem::path folder, std::int64_t tensors, std::int64_t bytes, std::int64_t shard_bytes);
+  /// @throws Error{internal} for a name that comes twice, Error{io}.
   void write(const std::string& name, const at::Tensor& tensor);
-  /// @throws Error{internal} when a tensor is missing.
   void finish();
 
  private:
+  void open_shard();
   std::filesystem::path folder_;
-  std::vector<SafetensorsWriter> shards_;
+  std::int64_t tensors_, bytes_, shard_bytes_, written_ = 0;
+  std::optional<SafetensorsWriter> shard_;
+  std::vector<std::filesystem::path> shards_;
   std::map<std::string, size_t> shard_of_;
 };
 

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -49,32 +50,33 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-/// Writes one safetensors file whose tensors are known beforehand and arrive in any order. The file
-/// stands under `path` from the start: write into a StagedFolder.
+/// Writes one safetensors file, tensor by tensor in any order; the header follows at the end, into the room left for it. The
+/// file stands under `path` from the start: write into a StagedFolder.
 class SafetensorsWriter {
  public:
-  SafetensorsWriter(std::filesystem::path path, const std::vector<TensorSpec>& specs,
-                    const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+  /// `tensors`: how many may come at most; `bytes`: of data expected, reserved at once, so that a full disk is found before the
+  /// work. @throws Error{io}
+  SafetensorsWriter(std::filesystem::path path, std::int64_t tensors, std::int64_t bytes);
   ~SafetensorsWriter();
   SafetensorsWriter(SafetensorsWriter&&) noexcept;
 
-  /// @throws Error{internal} on another shape or dtype than announced, or a second write;
-  /// Error{io} when the disk is full.
+  /// Tensors whose size is not a multiple of 8 bytes wait for finish(), behind all others: readers map tensors, which
+  /// must be aligned, and the format allows no gaps. @throws Error{internal} for a name that comes twice, Error{io} when the
+  /// disk is full.
   void write(const std::string& name, const at::Tensor& tensor);
-  bool complete() const { return missing_ == 0; }
-  /// Syncs and closes. @throws Error{internal} when a tensor is missing, Error{io}.
+  bool has_room_for(const std::string& name) const;  ///< in the header
+  std::int64_t bytes() const { return bytes_; }      ///< of data so far
+  /// Writes the header, syncs and closes. @throws Error{io}.
   void finish();
 
  private:
-  struct Slot {
-    TensorSpec spec;
-    std::int64_t offset;
-    bool written;
-  };
+  void append(const std::string& name, const at::Tensor& tensor);
   std::filesystem::path path_;
   int descriptor_ = -1;
-  std::map<std::string, Slot> slots_;
-  std::int64_t missing_ = 0;
+  std::int64_t header_room_ = 0, header_used_ = 0, bytes_ = 0, end_ = 0;
+  std::vector<std::pair<TensorSpec, std::int64_t>> written_;  // with offsets
+  std::map<std::string, at::Tensor> waiting_;
+  std::set<std::string> names_;
 };
 
 /// Writes all tensors at once; for small files and tests.

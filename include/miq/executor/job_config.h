@@ -34,10 +34,9 @@ struct PipelineConfig {
   std::int64_t memory = 0;  ///< bytes that the program may take beside the page cache; 0 = auto
 };
 
-enum class ExportFormat { dequantized };
-
 struct ExportConfig {
-  ExportFormat format = ExportFormat::dequantized;
+  std::string format = "dequantized";  ///< a name of `miq list formats`
+  std::string variant;                 ///< of the format; "" = its usual one
   std::int64_t shard_size = std::int64_t{5} << 30;
 };
 

@@ -11,6 +11,7 @@
 
 #include "miq/executor/job_config.h"
 #include "miq/executor/plan.h"
+#include "miq/format/format.h"
 
 namespace miq::executor {
 
@@ -40,8 +41,8 @@ struct PipelineOptions {
   bool keep_blocks = false;
   bool strict = false;                        ///< an event ends the run
   std::filesystem::path folder;               ///< of hidden states that rest on disk; empty: the system's for temporary files
-  /// Sees each quantized linear when its block is done.
-  std::function<void(const std::string& name, const quantizer::QuantizedLinear&)> on_linear;
+  /// Sees the quantized linears when their block is done: those of one input together (q, k, v; gate, up).
+  std::function<void(const std::vector<format::NamedLinear>&)> on_linears;
   /// Sees each other tensor that transforms changed (norms, biases; rotated: the ends), as it is to be stored.
   std::function<void(const std::string& name, const at::Tensor&)> on_tensor;
 };

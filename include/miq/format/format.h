@@ -7,6 +7,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -19,12 +20,15 @@ namespace miq::format {
 struct Scheme {
   std::string name;  ///< "model.layers.0.mlp.down_proj"
   std::int64_t out_features = 0, in_features = 0;
-  quantizer::Grid grid;
-  quantizer::Activation activation;
+  quantizer::Grid grid = {};
+  quantizer::Activation activation = {};
   bool group_of_column = false;  ///< groups are not runs of columns (GPTQ's desc_act)
   bool outliers = false;
   bool divisor = false;          ///< x is divided at run time (AWQ's scales that could not be folded)
   bool rotated_input = false, rotated_output = false;  ///< at run time (QuIP, online Hadamard)
+  /// Fingerprints of these rotations, "<order of the block that repeats>_<hash>", equal for equal parts; "" where there is
+  /// none, and before quantization.
+  std::string input_rotation, output_rotation;
 };
 Scheme scheme_of(const std::string& name, const quantizer::QuantizedLinear& linear);
 
@@ -32,6 +36,9 @@ Scheme scheme_of(const std::string& name, const quantizer::QuantizedLinear& line
 struct FormatOptions {
   at::ScalarType model_dtype = at::kBFloat16;  ///< config.json's
   std::string version;  ///< gptq: "v1" (default), "v2"; gguf: a type or mix, "q4_k_m"; else ""
+  /// Fingerprints of rotations that earlier calls of one export's encode have written: kept, so that one that many linears
+  /// share is stored once. Null: each call stores its own.
+  std::shared_ptr<std::set<std::string>> stored_rotations;
 };
 
 struct NamedLinear {
@@ -80,6 +87,8 @@ struct Format {
   /// `config`: all of config.json. @throws Error{io, unsupported}
   std::unique_ptr<Decoder> (*open)(std::shared_ptr<const TensorSource>, const nlohmann::json& quantization, const nlohmann::json& config,
                                    const std::string& where);
+  /// Why these linears cannot stand in one checkpoint, each by itself could; null: any can.
+  std::optional<std::string> (*why_not_together)(const std::vector<Scheme>&) = nullptr;
 };
 
 /// All of formats.def: gptq, awq, compressed-tensors, fp8, modelopt, miq. (dequantized and gguf are written otherwise.)

@@ -19,6 +19,12 @@ std::vector<std::pair<std::string, std::vector<std::int64_t>>> required_tensors(
 /// floats. `where` names the checkpoint.
 void check_tensors(const TensorSource& source, const std::shared_ptr<const Architecture>& architecture, const std::string& where);
 
+/// Where a model's tensors come from, when not from open_tensors().
+struct Weights {
+  std::shared_ptr<const TensorSource> tensors;   ///< every tensor dense, made on demand where it is not stored so
+  std::shared_ptr<const KernelSource> kernels;   ///< or null: used instead of a linear's tensor when the model is run
+};
+
 class LanguageModel {
  public:
   /// Opens a Hugging Face folder or a .gguf file. Nothing but the embedding's place is looked up; blocks come from
@@ -26,7 +32,7 @@ class LanguageModel {
   /// missing one is found before any work. `compute_dtype`: of products; residuals are float32.
   /// @throws Error{io} naming a missing or misshapen tensor.
   static LanguageModel open(const std::filesystem::path& path, const std::string& family,
-                            at::ScalarType compute_dtype, const at::Device& device);
+                            at::ScalarType compute_dtype, const at::Device& device, Weights weights = {});
 
   const Architecture& architecture() const { return *architecture_; }
   const TensorSource& source() const { return *source_; }
@@ -49,8 +55,8 @@ class LanguageModel {
 
   /// ids [B, T] int64 -> [B, T, H] float32.
   at::Tensor embed(const at::Tensor& ids_BT) const;
-  /// Reads block `layer`: weights as stored (views of the file on a CPU); convert = true casts them
-  /// to the compute type once.
+  /// Reads block `layer`: weights as stored (views of the file on a CPU); convert = true, for running it, casts them
+  /// to the compute type once, and takes kernels where there are any.
   Block load_block(std::int64_t layer, bool convert) const;
   void prefetch_block(std::int64_t layer) const;  ///< read ahead (madvise)
   void release_block(std::int64_t layer) const;   ///< let the pages of the file go
@@ -80,7 +86,8 @@ class LanguageModel {
   void advise_block(std::int64_t layer, bool needed) const;
   bool normalises_head() const { return architecture_->normalised_head && !head_is_normalised_; }
   std::shared_ptr<const Architecture> architecture_;
-  std::shared_ptr<TensorSource> source_;
+  std::shared_ptr<const TensorSource> source_;
+  std::shared_ptr<const KernelSource> kernels_;
   at::ScalarType compute_dtype_ = at::kFloat;
   at::Device device_ = at::kCPU;
   at::Tensor embedding_VH_, head_VH_, final_norm_H_;

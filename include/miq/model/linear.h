@@ -21,6 +21,16 @@ class LinearKernel {
   virtual std::int64_t bytes() const = 0;
 };
 
+/// Kernels of linears that a checkpoint stores in another form than a plain weight.
+class KernelSource {
+ public:
+  virtual ~KernelSource() = default;
+  virtual bool has(const std::string& linear) const = 0;
+  /// Reads the linear; each call makes one of its own.
+  virtual std::shared_ptr<const LinearKernel> kernel(const std::string& linear) const = 0;
+  virtual std::int64_t bytes(const std::string& linear) const = 0;  ///< that the kernel will take, about
+};
+
 struct Linear {
   std::string name;  ///< full, without ".weight": "model.layers.0.self_attn.q_proj"
   at::Tensor

@@ -70,6 +70,11 @@ struct BilevelParams {
   at::Tensor scale_scales_RG, scale_zeros_RG, zero_scales_RG, zero_zeros_RG;  ///< float32
 };
 
+/// `value` as a number of `dtype` (float16, bfloat16, float32): rounded to nearest even, but never to 0 or infinity, which a scale
+/// must not be.
+float stored_number(float value, at::ScalarType dtype);
+at::Tensor stored_numbers(const at::Tensor& values, at::ScalarType dtype);  ///< float32
+
 /// Storage cost in bits of one weight of an [O, I] matrix: codes, 16-bit scales, `bits`-wide whole
 /// zeros (none for symmetric grids) or 16-bit real ones; second-level parameters of 16 bits each.
 double bits_per_weight(const Grid& grid, std::int64_t out_features, std::int64_t in_features);

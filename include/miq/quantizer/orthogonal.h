@@ -5,10 +5,21 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <string>
 #include <utility>
 
 namespace miq::quantizer {
+
+/// All that a matrix is made of, to be stored and made again: seeds where it came from one.
+///   kronecker: first, second, perm_in, perm_out (see KroneckerFactors)   hadamard: k, or signs
+///   dense: matrix   block_diagonal: block   random_kronecker, random_hadamard: seed (int64, the bits of the uint64)
+struct OrthogonalParts {
+  std::string kind;
+  std::int64_t order = 0;
+  std::map<std::string, at::Tensor> tensors;
+};
 
 class Orthogonal {
  public:
@@ -18,7 +29,12 @@ class Orthogonal {
   virtual at::Tensor apply(const at::Tensor& x) const = 0;
   /// Every row r of x becomes Q^T r.
   virtual at::Tensor apply_transposed(const at::Tensor& x) const = 0;
+  virtual OrthogonalParts parts() const = 0;
 };
+
+/// The matrix that gave these parts, equal to the last bit of its products. Compare `order` with what it is applied to first:
+/// a seeded matrix takes memory that grows with it. @throws Error{io} for parts that make no matrix, Error{unsupported} as hadamard.
+std::shared_ptr<const Orthogonal> make_orthogonal(const OrthogonalParts& parts);
 
 /// QuIP's factors (method.py:gen_rand_ortho_butterfly*): x -> x[perm_in], reshaped to [p, q]; a p x p
 /// rotation of each of the q columns; a q x q rotation of each of the p rows; -> [perm_out].
@@ -53,5 +69,7 @@ std::shared_ptr<const Orthogonal> random_hadamard(std::int64_t n, std::uint64_t 
 
 /// Any orthogonal matrix, [n, n].
 std::shared_ptr<const Orthogonal> dense_orthogonal(const at::Tensor& matrix);
+/// One orthogonal matrix, [b, b], for each b consecutive elements: kron(1_{n/b}, block). b divides n.
+std::shared_ptr<const Orthogonal> block_diagonal(const at::Tensor& block, std::int64_t n);
 
 }  // namespace miq::quantizer

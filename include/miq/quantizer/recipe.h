@@ -77,6 +77,9 @@ void visit_fields(FieldVisitor& visitor, Distillation& distillation);
 /// The choice on each axis in one line: "awq, awq_clip, nearest, int4 g128".
 std::string composition(const LayerRecipe& layer);
 
+/// Whether the result's groups will not be runs of columns (QuantizedLinear::group_of_column).
+bool makes_group_of_column(const LayerRecipe& layer);
+
 /// Which statistics of its input the layer reads.
 StatisticsNeeds statistics_needs(const LayerRecipe& layer);
 

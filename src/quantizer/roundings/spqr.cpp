@@ -50,7 +50,7 @@ void fit_group(Sweep& sweep, std::int64_t k) {
   const Bilevel& second = sweep.grid.bilevel;
   const auto quantize = [&](at::Tensor& values_GO, int bits, bool symmetric, at::Tensor& codes, at::Tensor& s, at::Tensor& z) {
     at::Tensor values = values_GO[g].narrow(0, 0, sweep.rows);
-    const SecondLevel level = quantize_parameters(values, bits, symmetric, second.rows);
+    const SecondLevel level = quantize_parameters(values, bits, symmetric, second.rows, sweep.grid.scale_dtype);
     codes[g].copy_(level.codes_O);
     s[g].copy_(level.scales_R);
     z[g].copy_(level.zeros_R);

@@ -1,0 +1,126 @@
+#include "export_target.h"
+
+#include <algorithm>
+
+#include "miq/core/dtype.h"
+#include "miq/core/error.h"
+#include "miq/core/gguf.h"
+#include "miq/core/log.h"
+#include "miq/dataset/tokenizer.h"
+#include "transform_place.h"
+
+namespace miq::executor {
+namespace {
+
+const char* const kDequantized = "dequantized";
+const char* const kGguf = "gguf";
+
+quantizer::Grid fitted(quantizer::Grid grid, const ExportTarget& target) {
+  if (target.format != nullptr) grid.scale_dtype = target.format->scale_dtype(grid, target.options);
+  return grid;
+}
+
+}  // namespace
+
+std::vector<std::string> export_formats() {
+  std::vector<std::string> names;
+  for (const format::Format* format : format::formats()) names.push_back(format->name);
+  names.push_back(kGguf);
+  names.push_back(kDequantized);
+  return names;
+}
+
+ExportTarget export_target(const ExportConfig& config, const model::Architecture& architecture) {
+  ExportTarget target;
+  target.name = config.format;
+  target.options.version = config.variant;
+  const auto dtype = dtype_from_name(architecture.torch_dtype);
+  target.options.model_dtype = dtype && (*dtype == at::kHalf || *dtype == at::kBFloat16) ? *dtype : at::kFloat;
+  const std::vector<std::string> names = export_formats();
+  if (std::find(names.begin(), names.end(), config.format) == names.end())
+    throw Error(ErrorKind::config, "unknown export format '" + config.format + "'", "export.format", "did you mean " + nearest_name(config.format, names) + "? miq list formats tells all");
+  if (config.format != kDequantized && config.format != kGguf) target.format = &format::find_format(config.format);
+  return target;
+}
+
+void fit_recipe(quantizer::Recipe& recipe, const ExportTarget& target) {
+  for (quantizer::Rule& rule : recipe.rules) rule.layer.grid = fitted(rule.layer.grid, target);
+  recipe.otherwise.grid = fitted(recipe.otherwise.grid, target);
+}
+
+std::vector<format::Scheme> planned_schemes(const model::Architecture& architecture, const std::vector<PlannedLinear>& plan) {
+  const std::vector<TransformPlace> places = transform_places(architecture, plan);
+  std::vector<format::Scheme> schemes;
+  for (size_t i = 0; i < plan.size(); ++i) {
+    const quantizer::LayerRecipe& layer = *plan[i].choice.layer;
+    if (layer.keep_float) continue;
+    schemes.push_back({.name = plan[i].name,
+                       .out_features = plan[i].out_features,
+                       .in_features = plan[i].in_features,
+                       .grid = layer.grid,
+                       .activation = layer.activation,
+                       .group_of_column = makes_group_of_column(layer),
+                       .outliers = layer.rounding.kind == "spqr" && layer.rounding.outlier_threshold > 0,
+                       .divisor = places[i].divisor_online,
+                       .rotated_input = places[i].rotated_input,
+                       .rotated_output = places[i].rotated_output});
+  }
+  return schemes;
+}
+
+void check_export(const ExportTarget& target, const std::vector<format::Scheme>& schemes) {
+  if (target.format == nullptr) return;
+  for (const format::Scheme& scheme : schemes)
+    if (const auto reason = target.format->why_not(scheme, target.options))
+      throw Error(ErrorKind::unsupported, "the format " + target.name + " cannot hold it: " + *reason, scheme.name, "change export.format or the recipe; miq holds everything");
+  if (target.format->why_not_together == nullptr || schemes.empty()) return;
+  if (const auto reason = target.format->why_not_together(schemes))
+    throw Error(ErrorKind::unsupported, *reason, "export.format", "change export.format or the recipe; miq holds everything");
+}
+
+namespace {
+
+void complete_gguf(const std::filesystem::path& original, format::ModelChanges& changes) {
+  if (!find_gguf(original)) return;
+  changes.files["config.json"] = model::checkpoint_config(original).dump(2) + "\n";
+  try {
+    changes.files.merge(dataset::gguf_tokenizer_files(original));
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::unsupported) throw;
+    log_warning(std::string("the export will have no tokenizer: ") + error.what());
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<format::ExportWriter> open_export_writer(const ExportTarget& target, const model::LanguageModel& model, const std::filesystem::path& original,
+                                                         const std::filesystem::path& folder, std::vector<format::Scheme> schemes, std::vector<std::string> kept,
+                                                         std::int64_t shard_bytes, format::ModelChanges changes) {
+  complete_gguf(original, changes);
+  // Blocks of a quantized original are read as float32, which nobody wants stored.
+  std::set<std::string> linears(kept.begin(), kept.end());
+  for (const format::Scheme& scheme : schemes) linears.insert(scheme.name);
+  if (!model.source().gives_views())
+    for (const TensorSpec& spec : model.source().specs())
+      if (spec.dtype == at::kFloat && spec.name.ends_with(".weight") && linears.count(spec.name.substr(0, spec.name.size() - 7)) != 0)
+        changes.dtypes[spec.name] = target.options.model_dtype;
+  kept.push_back(model.architecture().head);
+  return format::make_export_writer({original, folder, &model.source(), target.format, target.options, std::move(schemes), std::move(kept), shard_bytes, std::move(changes)});
+}
+
+std::vector<ExportWarning> export_warnings(const ExportTarget& target, const std::vector<format::Scheme>& schemes) {
+  std::vector<ExportWarning> warnings;
+  if (schemes.empty()) return warnings;
+  const auto first = [&](const auto& holds) { return std::find_if(schemes.begin(), schemes.end(), holds); };
+  if (target.format == nullptr) {
+    if (const auto found = first([](const format::Scheme& s) { return s.activation.enabled(); }); found != schemes.end())
+      warnings.push_back({found->name, "the format " + target.name + " holds weights only: what reads it will not quantize activations", "export compressed-tensors or miq, or score with miq run"});
+    if (const auto found = first([](const format::Scheme& s) { return s.rotated_input || s.rotated_output; }); found != schemes.end())
+      warnings.push_back({found->name, "a rotation at run time is undone in the dequantized weights", "export miq, which keeps it"});
+    return warnings;
+  }
+  for (const std::string& warning : target.format->warnings(schemes, target.options)) warnings.push_back({schemes.front().name, warning, "serve it elsewhere, or choose another format"});
+  return warnings;
+}
+
+}  // namespace miq::executor

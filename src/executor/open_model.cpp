@@ -1,0 +1,47 @@
+#include "miq/executor/open_model.h"
+
+#include "miq/core/gguf.h"
+#include "miq/format/quantized_checkpoint.h"
+#include "quantized_kernel.h"
+
+namespace miq::executor {
+namespace {
+
+class QuantizedKernels : public model::KernelSource {
+ public:
+  explicit QuantizedKernels(std::shared_ptr<const format::QuantizedCheckpoint> checkpoint)
+      : checkpoint_(std::move(checkpoint)) {}
+  bool has(const std::string& linear) const override { return checkpoint_->is_quantized(linear); }
+  std::shared_ptr<const model::LinearKernel> kernel(const std::string& linear) const override {
+    return make_quantized_kernel(std::make_shared<const quantizer::QuantizedLinear>(checkpoint_->linear(linear)));
+  }
+  std::int64_t bytes(const std::string& linear) const override {
+    const format::Scheme& scheme = checkpoint_->scheme(linear);
+    return static_cast<std::int64_t>(quantizer::bits_per_weight(scheme.grid, scheme.out_features, scheme.in_features) *
+                                     static_cast<double>(scheme.out_features * scheme.in_features) / 8);
+  }
+
+ private:
+  std::shared_ptr<const format::QuantizedCheckpoint> checkpoint_;
+};
+
+}  // namespace
+
+model::Weights open_weights(const std::filesystem::path& path) {
+  std::error_code problem;
+  if (!find_gguf(path) && std::filesystem::is_directory(path, problem)) {
+    const nlohmann::json config = model::checkpoint_config(path);
+    const format::DeclaredQuantization declared = format::declared_quantization(path, config);
+    if (!declared.content.is_null()) {
+      auto checkpoint = format::open_quantized(path, config, declared.content);
+      return {checkpoint, std::make_shared<QuantizedKernels>(checkpoint)};
+    }
+  }
+  return {model::open_tensors(path), nullptr};
+}
+
+model::LanguageModel open_model(const std::filesystem::path& path, const std::string& family, const at::Device& device) {
+  return model::LanguageModel::open(path, family, at::kFloat, device, open_weights(path));
+}
+
+}  // namespace miq::executor
