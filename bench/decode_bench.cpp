@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 #include <malloc.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <ctime>
@@ -12,6 +13,7 @@
 #include <numeric>
 
 #include "miq/core/dtype.h"
+#include "miq/core/vectorised.h"
 #include "miq/model/language_model.h"
 #include "miq/quantizer/linear_problem.h"
 #include "quantized_kernel.h"
@@ -26,6 +28,27 @@ std::int64_t memory(const std::string& key) {
   for (std::string line; std::getline(status, line);)
     if (line.rfind(key + ":", 0) == 0) return std::stoll(line.substr(key.size() + 1)) * 1024;
   return 0;
+}
+
+MIQ_VECTORISED std::uint64_t sum_words(const std::uint64_t* words, std::int64_t count) {
+  std::uint64_t sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < count; ++i) sum += words[i];
+  return sum;
+}
+
+// Bytes a second that all threads read together from a buffer larger than the caches; the best of a few times.
+double read_rate() {
+  const at::Tensor buffer = at::ones({std::int64_t{24} << 20}, at::kLong);
+  const auto* const words = reinterpret_cast<const std::uint64_t*>(buffer.const_data_ptr<std::int64_t>());
+  std::atomic<std::uint64_t> total = 0;
+  double best = 0;
+  for (int i = 0; i < 10; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    at::parallel_for(0, buffer.numel(), 1 << 20, [&](std::int64_t from, std::int64_t to) { total += sum_words(words + from, to - from); });
+    best = std::max(best, static_cast<double>(buffer.nbytes()) / std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  }
+  return total > 0 ? best : 0;
 }
 
 std::shared_ptr<const model::LinearKernel> packed(const at::Tensor& weight_OI, int bits, std::int64_t group) {
@@ -82,14 +105,18 @@ void run(const char* const* arguments) {
     seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
     cpu.push_back(static_cast<double>(std::clock() - cpu_begin) / CLOCKS_PER_SEC);
   }
+  const std::int64_t decoding = memory("RssAnon");
   const auto median = [](std::vector<double>& values) {
     std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
     return values[values.size() / 2];
   };
   const double sum = std::accumulate(seconds.begin(), seconds.end(), 0.0);
-  std::printf("{\"tokens_per_second\": %.1f, \"median_ms\": %.3f, \"median_cpu_ms\": %.3f, \"packed_bytes\": %ld, \"read_bytes\": %ld, \"anonymous_bytes\": %ld, \"decoding_bytes\": %ld, \"threads\": %d}\n",
-              static_cast<double>(tokens) / sum, 1e3 * median(seconds), 1e3 * median(cpu), bytes, bytes + (head_bits > 0 ? 0 : head_bytes), held - before,
-              memory("RssAnon") - before, at::get_num_threads());
+  const double rate = read_rate(), middle = median(seconds);
+  const std::int64_t read = bytes + (head_bits > 0 ? 0 : head_bytes);
+  std::printf("{\"tokens_per_second\": %.1f, \"median_ms\": %.3f, \"median_cpu_ms\": %.3f, \"packed_bytes\": %ld, \"read_bytes\": %ld, "
+              "\"anonymous_bytes\": %ld, \"decoding_bytes\": %ld, \"threads\": %d, \"read_gbs\": %.2f, \"share_of_bandwidth\": %.3f}\n",
+              static_cast<double>(tokens) / sum, 1e3 * middle, 1e3 * median(cpu), bytes, read, held - before, decoding - before, at::get_num_threads(),
+              rate * 1e-9, static_cast<double>(read) / rate / middle);
 }
 
 }  // namespace

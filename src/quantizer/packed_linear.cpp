@@ -72,6 +72,7 @@ PackedLinear::PackedLinear(const QuantizedLinear& linear)
   codes_ = packed::pack_codes(linear.codes_OI, packed::code_type(linear.grid), packed::code_bits(linear.grid), order_);
   pack_params(linear);
   narrow_outliers();
+  move_to_device();
 }
 
 void PackedLinear::pack_params(const QuantizedLinear& linear) {
@@ -104,7 +105,7 @@ void PackedLinear::narrow_outliers() {
 
 QuantizedLinear PackedLinear::unpack() const {
   QuantizedLinear linear = rest_;
-  linear.codes_OI = packed::unpack_codes(codes_, rows_, columns_, packed::code_type(rest_.grid), packed::code_bits(rest_.grid), order_).to(device_);
+  linear.codes_OI = packed::unpack_codes(codes_.cpu(), rows_, columns_, packed::code_type(rest_.grid), packed::code_bits(rest_.grid), order_).to(device_);
   const GridParams params = unpack_params();
   linear.params = {params.scales_OG.to(device_), params.zeros_OG.to(device_)};
   if (order_.defined()) {
