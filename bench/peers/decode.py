@@ -142,7 +142,7 @@ def main():
     python = setup(args.venv)
     with tempfile.TemporaryDirectory() as folder:
         gguf = Path(folder) / "q4_0.gguf"
-        subprocess.run([python, "-c", CONVERT, args.model, gguf], check=True)
+        subprocess.run([python, "-c", CONVERT, args.model, gguf], check=True, capture_output=True)
         (gguf.parent / "q4_0.gguf.f16").unlink()
         print(f"llama.cpp's file: {gguf.stat().st_size / 2**20:.1f} MiB")
         runs = {"miq": [], "llama.cpp": []}
@@ -152,10 +152,13 @@ def main():
     for name, results in runs.items():
         best = min(r["median_ms"] for r in results)
         print(f"{name:10} best median {best:7.3f} ms a token ({1e3 / best:6.1f} tokens/s), least CPU {min(r['median_cpu_ms'] for r in results):7.3f} ms")
+    cpu = [b["median_cpu_ms"] / a["median_cpu_ms"] for a, b in zip(runs["miq"], runs["llama.cpp"])]
     ratios = [b["median_ms"] / a["median_ms"] for a, b in zip(runs["miq"], runs["llama.cpp"])]
     print(f"miq is {statistics.median(ratios):.2f} times as fast (median of {args.runs} pairs: {', '.join(f'{r:.2f}' for r in ratios)})")
-    shares = [r["share_of_bandwidth"] for r in runs["miq"]]
-    print(f"miq's share of the read bandwidth: {max(shares):.2f} at best, {statistics.median(shares):.2f} in the median")
+    print(f"by processor time, which other work on the machine distorts less: {statistics.median(cpu):.2f} ({', '.join(f'{r:.2f}' for r in cpu)})")
+    for key, what in (("share_of_bandwidth", "wall time"), ("share_of_bandwidth_cpu", "processor time")):
+        shares = [r[key] for r in runs["miq"]]
+        print(f"miq's share of the read bandwidth by {what}: {max(shares):.2f} at best, {statistics.median(shares):.2f} in the median")
     first = runs["miq"][0]
     print(f"miq holds {first['packed_bytes'] / 2**20:.1f} MiB packed and {first['decoding_bytes'] / 2**20:.1f} MiB of memory without a file behind it")
 

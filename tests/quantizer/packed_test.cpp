@@ -202,6 +202,17 @@ TEST(Packed, WhatIsNotFiniteStaysSo) {
   EXPECT_TRUE(packed.forward(x).isnan().all().item<bool>());
 }
 
+TEST(Packed, OnACudaDevice) {
+  if (!at::hasCUDA()) GTEST_SKIP() << "SKIPPED: no CUDA device, the CUDA product was not run";
+  for (int bits = 2; bits <= 8; ++bits) {
+    QuantizedLinear linear = quantized(49, 192, test::group_grid(bits, 64));
+    const at::Tensor x = test::normal(2, 192, 3), expected = forward(linear, x);
+    linear.codes_OI = linear.codes_OI.cuda();
+    linear.params = {linear.params.scales_OG.cuda(), linear.params.zeros_OG.cuda()};
+    EXPECT_LT((PackedLinear(linear).forward(x.cuda()).cpu() - expected).norm().item<double>(), 1e-4 * expected.norm().item<double>()) << bits << " bits";
+  }
+}
+
 TEST(Packed, AVocabularyOfRows) {
   Grid grid = test::group_grid(8, 32, true);
   const LinearProblem problem{"head", test::normal(49152, 64, 11), nullptr};
