@@ -8,6 +8,7 @@
 
 #include "miq/core/narrow_float.h"
 #include "miq/core/vectorised.h"
+#include "storage.h"
 
 namespace miq::quantizer::packed {
 namespace {
@@ -114,7 +115,7 @@ at::Tensor pack_codes(const at::Tensor& codes_OI, CodeType type, int bits, const
   const at::Tensor source = codes_OI.to(at::kCPU, at::kByte).contiguous();
   const Shape shape{source.size(0), source.size(1), type, bits};
   const std::int64_t chunks = shape.chunks(), chunk_bytes = 64 * bits;
-  at::Tensor packed = at::zeros({shape.panels(), chunks * chunk_bytes}, at::kByte);
+  at::Tensor packed = allocate({shape.panels(), chunks * chunk_bytes}, at::kByte);
   const std::uint8_t* const codes = source.const_data_ptr<std::uint8_t>();
   const std::int32_t* const column_at = data_of(order);
   std::uint8_t* const out = packed.mutable_data_ptr<std::uint8_t>();
@@ -199,7 +200,7 @@ at::Tensor pack_parameters(const at::Tensor& values_OG) {
   if (values.numel() > 0 && values.eq(values.flatten()[0]).all().item<bool>()) return values.flatten()[0].clone();
   const bool whole = values.eq(values.round()).logical_and(values >= 0).logical_and(values <= 255).all().item<bool>();
   const at::Tensor narrow = whole ? values.to(at::kByte) : smallest_type(values);
-  return at::constant_pad_nd(narrow, {0, 0, 0, panels * kPanelRows - rows}).view({panels, kPanelRows, groups}).transpose(1, 2).contiguous();
+  return keep(at::constant_pad_nd(narrow, {0, 0, 0, panels * kPanelRows - rows}).view({panels, kPanelRows, groups}).transpose(1, 2));
 }
 
 at::Tensor unpack_parameters(const at::Tensor& packed, std::int64_t rows, std::int64_t groups) {
