@@ -27,5 +27,21 @@ bool has_causal_attention(const at::Tensor& query);
 at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                             const AttentionMask& mask);
 
+/// Rotary embedding at one position: cos and sin [half]; half 0: none.
+struct Rotation {
+  const float* cos = nullptr;
+  const float* sin = nullptr;
+  std::int64_t half = 0;
+  bool interleaved = false;
+};
+
+/// Whether decode_attention() takes a query [B, T, N, D]: one token on a CPU.
+bool has_decode_attention(const at::Tensor& query);
+
+/// attention() of one new token: query [B, 1, N, D], key and value [B, 1, K, D] before rotation, unit stride
+/// in D. Key and value are written behind the first `past` tokens of the cache's buffers [B, K, capacity, D].
+at::Tensor decode_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, const Rotation& rotation, at::Tensor& keys,
+                            at::Tensor& values, std::int64_t past, const AttentionMask& mask);
+
 }  // namespace kernels
 }  // namespace miq::model

@@ -30,10 +30,20 @@ Mlp make_mlp(const Architecture& a, const std::string& prefix, const std::string
 }
 
 at::Tensor activate(const Mlp& mlp, const at::Tensor& x) {
-  if (!mlp.gate_up.exists()) return kernels::silu_mul(mlp.gate.forward(x), mlp.up.forward(x));
+  if (!mlp.gate_up.exists()) {
+    const std::vector<at::Tensor> both = forward_many({&mlp.gate, &mlp.up}, x);
+    return kernels::silu_mul(both[0], both[1]);
+  }
   const at::Tensor both = mlp.gate_up.forward(x);
   const std::int64_t inner = mlp.down.in_features;
   return kernels::silu_mul(both.narrow(-1, 0, inner), both.narrow(-1, inner, inner));
+}
+
+kernels::Rotation rotation_at(const RopeTable& rope, std::int64_t position) {
+  if (!rope.cos_PD().defined()) return {};
+  if (position >= rope.positions()) throw Error(ErrorKind::internal, "the rotary table ends at position " + std::to_string(rope.positions()));
+  const std::int64_t half = rope.cos_PD().size(1);
+  return {rope.cos_PD().const_data_ptr<float>() + position * half, rope.sin_PD().const_data_ptr<float>() + position * half, half, rope.interleaved()};
 }
 
 }  // namespace
@@ -170,27 +180,32 @@ void Block::end_stage(std::int64_t stage, BlockState& state, const RopeTable& ro
 at::Tensor Block::attend(const at::Tensor& x, const RopeTable& rope, KvCache* cache) const {
   const Architecture& a = *architecture_;
   const auto heads = [&](const at::Tensor& y, std::int64_t count, const at::Tensor& norm_D) {
-    at::Tensor split = y.view({y.size(0), y.size(1), count, a.head_dim});
-    if (norm_D.defined()) split = kernels::rms_norm(split, norm_D, a.rms_norm_eps, split.scalar_type());
-    return split.transpose(1, 2);
+    const at::Tensor split = y.view({y.size(0), y.size(1), count, a.head_dim});
+    return norm_D.defined() ? kernels::rms_norm(split, norm_D, a.rms_norm_eps, split.scalar_type()) : split;
   };
-  at::Tensor query, key, value;
+  at::Tensor query, key, value;  // [B, T, heads, D]
   if (qkv.exists()) {
     const at::Tensor all = qkv.forward(x);
     query = heads(all.narrow(2, 0, a.q_size()), a.num_heads, q_norm_D);
     key = heads(all.narrow(2, a.q_size(), a.kv_size()), a.num_kv_heads, k_norm_D);
     value = heads(all.narrow(2, a.q_size() + a.kv_size(), a.kv_size()), a.num_kv_heads, {});
   } else {
-    query = heads(q.forward(x), a.num_heads, q_norm_D);
-    key = heads(k.forward(x), a.num_kv_heads, k_norm_D);
-    value = heads(v.forward(x), a.num_kv_heads, {});
+    const std::vector<at::Tensor> all = forward_many({&q, &k, &v}, x);
+    query = heads(all[0], a.num_heads, q_norm_D);
+    key = heads(all[1], a.num_kv_heads, k_norm_D);
+    value = heads(all[2], a.num_kv_heads, {});
   }
   const std::int64_t past = cache ? cache->length() : 0;
-  query = rope.rotate(query, past);
-  key = rope.rotate(key, past);
+  const AttentionMask mask{a.sliding_window.empty() ? 0 : a.sliding_window[static_cast<size_t>(layer_)], rope.alibi_slopes_N()};
+  if (cache && kernels::has_decode_attention(query)) {
+    const auto [keys, values] = cache->reserve(layer_, 1, {key.size(0), a.num_kv_heads, a.head_dim}, key.options());
+    return kernels::decode_attention(query, key, value, rotation_at(rope, past), keys, values, past, mask);
+  }
+  query = rope.rotate(query.transpose(1, 2), past);
+  key = rope.rotate(key.transpose(1, 2), past);
+  value = value.transpose(1, 2);
   if (cache) std::tie(key, value) = cache->append(layer_, key, value);
-  const std::int64_t window = a.sliding_window.empty() ? 0 : a.sliding_window[static_cast<size_t>(layer_)];
-  return attention(query, key, value, {window, rope.alibi_slopes_N()});
+  return attention(query, key, value, mask);
 }
 
 at::Tensor Block::forward(const at::Tensor& hidden_BTH, at::ScalarType compute_dtype, const RopeTable& rope,

@@ -12,7 +12,6 @@ namespace miq::model::kernels {
 namespace {
 
 constexpr std::int64_t kGrainElements = 1 << 15;
-constexpr std::int64_t kFewRows = 4;  // up to so many rows of x, a product is bound by reading the weight
 
 // Calls run(begin, end) on parts of `rows`.
 template <class Run>
@@ -65,14 +64,6 @@ MIQ_INLINE void silu_mul_range(const T* gate, const T* up, T* out, std::int64_t 
   }
 }
 
-template <class T>
-MIQ_INLINE float dot_row(const T* x, const T* w, std::int64_t n) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < n; ++i) sum += widen(x[i]) * widen(w[i]);
-  return sum;
-}
-
 // Loops per element type, compiled per instruction set (a template cannot be).
 #define MIQ_NORM(IN, OUT)                                                                                      \
   MIQ_VECTORISED void norm_rows(const IN* x, const float* weight, OUT* out, std::int64_t rows, std::int64_t n, \
@@ -91,11 +82,6 @@ MIQ_INLINE float dot_row(const T* x, const T* w, std::int64_t n) {
   }                                                                                                                    \
   MIQ_VECTORISED void add_loop(float* hidden, const T* x, std::int64_t n) {                                            \
     for (std::int64_t i = 0; i < n; ++i) hidden[i] += widen(x[i]);                                                     \
-  }                                                                                                                    \
-  MIQ_VECTORISED void dots(const T* x, const T* weight, T* y, std::int64_t begin, std::int64_t end, std::int64_t rows, \
-                           std::int64_t in, std::int64_t out) {                                                        \
-    for (std::int64_t o = begin; o < end; ++o)                                                                         \
-      for (std::int64_t r = 0; r < rows; ++r) store(dot_row(x + r * in, weight + o * in, in), y[r * out + o]);         \
   }
 MIQ_NORM(float, float)
 MIQ_NORM(float, at::BFloat16)
@@ -108,37 +94,7 @@ MIQ_LOOPS(at::Half)
 #undef MIQ_NORM
 #undef MIQ_LOOPS
 
-bool has_loops(const at::Tensor& t) {
-  return t.is_cpu() &&
-         (t.scalar_type() == at::kFloat || t.scalar_type() == at::kBFloat16 || t.scalar_type() == at::kHalf);
-}
-
-// Calls act(T()) with the element type of `type`, one of the three that have loops.
-template <class Act>
-void with_type(at::ScalarType type, const Act& act) {
-  if (type == at::kFloat) return act(float());
-  if (type == at::kBFloat16) return act(at::BFloat16());
-  act(at::Half());
-}
-
-// W x for up to kFewRows rows x.
-at::Tensor few_rows(const at::Tensor& x, const at::Tensor& weight_OI) {
-  const at::Tensor in = x.contiguous();
-  const std::int64_t width = weight_OI.size(1), out_features = weight_OI.size(0), rows = x.numel() / width;
-  auto sizes = x.sizes().vec();
-  sizes.back() = out_features;
-  at::Tensor out = at::empty(sizes, x.options());
-  with_type(x.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    const T* const source = in.const_data_ptr<T>();
-    const T* const weight = weight_OI.const_data_ptr<T>();
-    T* const target = out.mutable_data_ptr<T>();
-    for_rows(out_features, width, [&](std::int64_t begin, std::int64_t end) {
-      dots(source, weight, target, begin, end, rows, width, out_features);
-    });
-  });
-  return out;
-}
+bool has_loops(const at::Tensor& t) { return t.is_cpu() && is_float_type(t.scalar_type()); }
 
 // oneDNN's float32 product on plain tensors, as LibTorch's compiler calls it; null if this build lacks it.
 using OneDnnLinear = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
@@ -159,8 +115,8 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight_OI, const at::Te
   const std::optional<at::Tensor> bias = bias_O.defined() ? std::optional<at::Tensor>(bias_O) : std::nullopt;
   const std::int64_t rows = weight_OI.size(1) > 0 ? x.numel() / weight_OI.size(1) : 0;
   const bool plain = has_loops(x) && weight_OI.is_contiguous() && rows > 0 && x.size(-1) == weight_OI.size(1);
-  if (plain && rows <= kFewRows && !x.requires_grad()) {
-    at::Tensor y = few_rows(x, weight_OI);
+  if (has_matvec(x, weight_OI)) {
+    at::Tensor y = matvec(x, weight_OI, x.scalar_type());
     return bias ? y.add_(*bias) : y;
   }
   if (plain && x.scalar_type() == at::kFloat && !x.requires_grad() && onednn_linear())
@@ -185,7 +141,7 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, a
       norm_rows(source + begin * n, w, target + begin * n, end - begin, n, static_cast<float>(eps));
     });
   };
-  with_type(dtype, [&](auto zero) { x.scalar_type() == at::kFloat ? run(float(), zero) : run(zero, zero); });
+  with_float_type(dtype, [&](auto zero) { x.scalar_type() == at::kFloat ? run(float(), zero) : run(zero, zero); });
   return out;
 }
 
@@ -193,7 +149,7 @@ at::Tensor silu_mul(const at::Tensor& gate, const at::Tensor& up) {
   if (!has_loops(gate)) return at::silu(gate) * up;
   const at::Tensor g = gate.contiguous(), u = up.contiguous();
   at::Tensor out = at::empty(g.sizes(), g.options());
-  with_type(g.scalar_type(), [&](auto zero) {
+  with_float_type(g.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const T* const gates = g.const_data_ptr<T>();
     const T* const ups = u.const_data_ptr<T>();
@@ -212,7 +168,7 @@ void add_to(at::Tensor& hidden, const at::Tensor& x) {
   }
   const at::Tensor in = x.contiguous();
   float* const target = hidden.mutable_data_ptr<float>();
-  with_type(in.scalar_type(), [&](auto zero) {
+  with_float_type(in.scalar_type(), [&](auto zero) {
     const auto* const source = in.const_data_ptr<decltype(zero)>();
     for_rows(in.numel(), 1,
              [&](std::int64_t begin, std::int64_t end) { add_loop(target + begin, source + begin, end - begin); });
@@ -233,7 +189,7 @@ at::Tensor rotate_pairs(const at::Tensor& x_BNTD, const at::Tensor& cos_TD, cons
   at::Tensor out = at::empty(x_BNTD.sizes(), x_BNTD.options());
   const float* const cos = cos_TD.const_data_ptr<float>();
   const float* const sin = sin_TD.const_data_ptr<float>();
-  with_type(x_BNTD.scalar_type(), [&](auto zero) {
+  with_float_type(x_BNTD.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const T* const source = x_BNTD.const_data_ptr<T>();
     T* const target = out.mutable_data_ptr<T>();

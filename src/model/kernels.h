@@ -11,6 +11,11 @@ namespace miq::model::kernels {
 /// where LibTorch would take a BLAS (2.3 times slower on AMD); a few rows of x stream the weight once.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight_OI, const at::Tensor& bias_O);
 
+/// x W^T of a few rows of x, of any floating types, summed in float32: the weight is widened as it is read.
+at::Tensor matvec(const at::Tensor& x, const at::Tensor& weight_OI, at::ScalarType dtype);
+/// Whether x is few rows and all is on a CPU.
+bool has_matvec(const at::Tensor& x, const at::Tensor& weight_OI);
+
 /// weight (float32) * x / sqrt(mean(x^2) + eps) over the last dimension; x of any floating type. The
 /// normalised x is rounded to `dtype` before the product with the weight, as the references do.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, at::ScalarType dtype);

@@ -105,7 +105,8 @@ void LanguageModel::replace_ends(at::Tensor embedding_VH, at::Tensor final_norm_
   embedding_VH_ = std::move(embedding_VH);
   final_norm_H_ = std::move(final_norm_H);
   head_VH_ = std::move(head_VH);
-  head_compute_ = at::Tensor();
+  normalised_head_ = at::Tensor();
+  head_kernel_ = nullptr;
   head_is_normalised_ = true;
 }
 
@@ -159,12 +160,16 @@ void LanguageModel::release_block(std::int64_t layer) const { advise_block(layer
 
 at::Tensor LanguageModel::logits(const at::Tensor& hidden) const {
   const at::Tensor x = kernels::rms_norm(hidden, final_norm_H_, architecture_->rms_norm_eps, compute_dtype_);
-  const bool convert = normalises_head() || head_VH_.scalar_type() != compute_dtype_;
+  if (head_kernel_) return head_kernel_->forward(x).to(at::kFloat);
+  if (!normalises_head()) {
+    if (kernels::has_matvec(x, head_VH_)) return kernels::matvec(x, head_VH_, at::kFloat);
+    if (head_VH_.scalar_type() == compute_dtype_) return kernels::linear(x, head_VH_, {}).to(at::kFloat);
+    return logits_in_parts(x);
+  }
   const std::int64_t converted_bytes = head_VH_.numel() * static_cast<std::int64_t>(c10::elementSize(compute_dtype_));
-  if (convert && memory_budget_ > 0 && converted_bytes > memory_budget_ / 4) return logits_in_parts(x);
-  if (!head_compute_.defined() || head_compute_.scalar_type() != compute_dtype_)
-    head_compute_ = normalises_head() ? normalised_rows(head_VH_, compute_dtype_) : head_VH_.to(compute_dtype_);
-  return kernels::linear(x, head_compute_, {}).to(at::kFloat);
+  if (memory_budget_ > 0 && converted_bytes > memory_budget_ / 4) return logits_in_parts(x);
+  if (!normalised_head_.defined() || normalised_head_.scalar_type() != compute_dtype_) normalised_head_ = normalised_rows(head_VH_, compute_dtype_);
+  return kernels::linear(x, normalised_head_, {}).to(at::kFloat);
 }
 
 // The head converted part by part, each time.

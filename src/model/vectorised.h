@@ -1,32 +1,14 @@
 // What vectorised loops of the decoder share: conversions and an exponential without branches.
 #pragma once
 
-#include <c10/util/BFloat16.h>
-#include <c10/util/Half.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstdint>
 
+#include "miq/core/narrow_float.h"
 #include "miq/core/vectorised.h"
 
-#define MIQ_INLINE __attribute__((always_inline)) inline
-
 namespace miq::model::kernels {
-
-// Conversions without branches: c10's own keep the compiler from vectorising a loop.
-MIQ_INLINE float widen(float x) { return x; }
-MIQ_INLINE float widen(c10::Half x) { return static_cast<float>(x); }
-MIQ_INLINE float widen(c10::BFloat16 x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x.x) << 16); }
-
-MIQ_INLINE void store(float x, float& out) { out = x; }
-MIQ_INLINE void store(float x, c10::Half& out) { out = x; }
-/// Rounded to nearest, ties to even.
-MIQ_INLINE void store(float x, c10::BFloat16& out) {
-  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
-  const std::uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
-  out.x = static_cast<std::uint16_t>(x == x ? rounded : 0x7FC0u);
-}
 
 /// e^x to 2 units in the last place; 0 below -87, e^88 above 88. Cephes' polynomial on |r| <= ln(2) / 2.
 MIQ_INLINE float fast_exp(float x) {

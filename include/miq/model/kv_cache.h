@@ -15,6 +15,9 @@ class KvCache {
   std::int64_t length() const { return length_; }
   /// Appends keys and values [B, K, T, D] of `layer` and returns all of them so far.
   std::pair<at::Tensor, at::Tensor> append(std::int64_t layer, const at::Tensor& key, const at::Tensor& value);
+  /// The buffers of `layer` [B, K, capacity, D], with room for `tokens` behind the length() that are held.
+  std::pair<at::Tensor&, at::Tensor&> reserve(std::int64_t layer, std::int64_t tokens, const std::vector<std::int64_t>& sizes_BKD,
+                                              const at::TensorOptions& options);
   /// To be called once per forward pass, after all layers: `tokens` more are held.
   void advance(std::int64_t tokens) { length_ += tokens; }
 

@@ -50,6 +50,9 @@ class LanguageModel {
   /// any more.
   void replace_ends(at::Tensor embedding_VH, at::Tensor final_norm_H, at::Tensor head_VH);
 
+  /// Another form of the head as the function has it (function_head_VH), for example a quantized one.
+  void replace_head(std::shared_ptr<const LinearKernel> head) { head_kernel_ = std::move(head); }
+
   /// ids [B, T] int64 -> [B, T, H] float32.
   at::Tensor embed(const at::Tensor& ids_BT) const;
   /// Reads block `layer`: weights as stored (views of the file on a CPU); convert = true, for running it, casts them
@@ -89,7 +92,8 @@ class LanguageModel {
   at::Device device_ = at::kCPU;
   at::Tensor embedding_VH_, head_VH_, final_norm_H_;
   bool head_is_normalised_ = false;
-  mutable at::Tensor head_compute_;  // head_VH_ in the compute type
+  std::shared_ptr<const LinearKernel> head_kernel_;
+  mutable at::Tensor normalised_head_;  // in the compute type
   std::vector<Block> blocks_;
   std::int64_t memory_budget_ = 0;
   mutable std::unique_ptr<RopeTable> rope_;

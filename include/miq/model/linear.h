@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace miq::model {
 
@@ -15,6 +16,8 @@ class LinearKernel {
   virtual ~LinearKernel() = default;
   /// x [..., I] of any floating type -> [..., O] of the same type; without bias.
   virtual at::Tensor forward(const at::Tensor& x) const = 0;
+  /// The products of one x with `kernels`, of which this is the first: what is made of x can be shared.
+  virtual std::vector<at::Tensor> forward_many(const std::vector<const LinearKernel*>& kernels, const at::Tensor& x) const;
   virtual std::int64_t bytes() const = 0;
 };
 
@@ -41,5 +44,8 @@ struct Linear {
   /// x W^T + b in x's type; a weight of another type is converted for this call only.
   at::Tensor forward(const at::Tensor& x) const;
 };
+
+/// The products of linears that read the same x, in their order.
+std::vector<at::Tensor> forward_many(const std::vector<const Linear*>& linears, const at::Tensor& x);
 
 }  // namespace miq::model
