@@ -48,7 +48,7 @@ struct Bench {
       }
   }
 
-  std::int64_t head_bytes() const { return static_cast<std::int64_t>(model.head_VH().nbytes()); }
+  std::int64_t head_bytes() const { return model.head_bytes(); }
   std::int64_t cache_bytes_per_token() const { return 2 * a().num_layers * a().kv_size() * static_cast<std::int64_t>(c10::elementSize(model.compute_dtype())); }
 
   // Of `tokens` tokens at a mean distance `context` from the start: linears, attention, the head for `heads` of them.

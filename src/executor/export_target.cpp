@@ -61,24 +61,31 @@ void fit_recipe(quantizer::Recipe& recipe, const ExportTarget& target) {
   recipe.otherwise.grid = fitted(recipe.otherwise.grid, target);
 }
 
-std::vector<format::Scheme> planned_schemes(const model::Architecture& architecture, const std::vector<PlannedLinear>& plan) {
+namespace {
+
+format::Scheme planned_scheme(const PlannedLinear& planned, const TransformPlace& place) {
+  const quantizer::LayerRecipe& layer = *planned.choice.layer;
+  return {.name = planned.name,
+          .out_features = planned.out_features,
+          .in_features = planned.in_features,
+          .grid = layer.grid,
+          .activation = layer.activation,
+          .group_of_column = makes_group_of_column(layer),
+          .outliers = layer.rounding.kind == "spqr" && layer.rounding.outlier_threshold > 0,
+          .zero_point_of_zero = layer.grid.is_integer() && !layer.grid.symmetric,
+          .divisor = place.divisor_online,
+          .rotated_input = place.rotated_input,
+          .rotated_output = place.rotated_output};
+}
+
+}  // namespace
+
+std::vector<format::Scheme> planned_schemes(const model::Architecture& architecture, const std::vector<PlannedLinear>& plan, const std::optional<PlannedLinear>& head) {
   const std::vector<TransformPlace> places = transform_places(architecture, plan);
   std::vector<format::Scheme> schemes;
-  for (size_t i = 0; i < plan.size(); ++i) {
-    const quantizer::LayerRecipe& layer = *plan[i].choice.layer;
-    if (layer.keep_float) continue;
-    schemes.push_back({.name = plan[i].name,
-                       .out_features = plan[i].out_features,
-                       .in_features = plan[i].in_features,
-                       .grid = layer.grid,
-                       .activation = layer.activation,
-                       .group_of_column = makes_group_of_column(layer),
-                       .outliers = layer.rounding.kind == "spqr" && layer.rounding.outlier_threshold > 0,
-                       .zero_point_of_zero = layer.grid.is_integer() && !layer.grid.symmetric,
-                       .divisor = places[i].divisor_online,
-                       .rotated_input = places[i].rotated_input,
-                       .rotated_output = places[i].rotated_output});
-  }
+  for (size_t i = 0; i < plan.size(); ++i)
+    if (!plan[i].choice.layer->keep_float) schemes.push_back(planned_scheme(plan[i], places[i]));
+  if (head) schemes.push_back(planned_scheme(*head, {}));
   return schemes;
 }
 
@@ -119,7 +126,7 @@ std::unique_ptr<format::ExportWriter> open_export_writer(const ExportTarget& tar
     for (const TensorSpec& spec : model.source().specs())
       if (spec.dtype == at::kFloat && spec.name.ends_with(".weight") && linears.count(spec.name.substr(0, spec.name.size() - 7)) != 0)
         changes.dtypes[spec.name] = target.options.model_dtype;
-  kept.push_back(model.architecture().head);
+  if (linears.count(model.architecture().head) == 0) kept.push_back(model.architecture().head);
   return format::make_export_writer({original, folder, &model.source(), target.format, target.options, std::move(schemes), std::move(kept), shard_bytes, std::move(changes)});
 }
 

@@ -27,7 +27,7 @@ std::vector<std::string> export_formats();
 void fit_recipe(quantizer::Recipe& recipe, const ExportTarget& target);
 
 /// What the plan settles of every linear that is to be quantized, for formats.
-std::vector<format::Scheme> planned_schemes(const model::Architecture& architecture, const std::vector<PlannedLinear>& plan);
+std::vector<format::Scheme> planned_schemes(const model::Architecture& architecture, const std::vector<PlannedLinear>& plan, const std::optional<PlannedLinear>& head);
 
 /// @throws Error{unsupported} naming the first linear that the format cannot hold, why, and the formats that can.
 void check_export(const ExportTarget& target, const std::vector<format::Scheme>& schemes);

@@ -21,6 +21,7 @@
 #include "export_target.h"
 #include "miq/executor/open_model.h"
 #include "miq/executor/pipeline.h"
+#include "quantized_kernel.h"
 
 namespace miq::executor {
 namespace {
@@ -47,6 +48,7 @@ struct Job {
   std::unique_ptr<dataset::Tokenizer> tokenizer;
   ExportTarget target;
   std::vector<PlannedLinear> plan;
+  std::optional<PlannedLinear> head;  // where it is quantized too
   std::deque<quantizer::LayerRecipe> allocated;  // recipes of layers with bits of their own
   std::vector<at::Tensor> calibration_ids;
   std::int64_t quantization_bytes = 0;  // what quantizing is expected to take, where there is a budget
@@ -92,7 +94,8 @@ struct Job {
         fit_recipe(config.recipe, target);
       }
       plan = make_plan(*model, config.recipe);
-      if (config.export_) check_export(target, planned_schemes(model->architecture(), plan));
+      head = planned_head(*model, config.recipe);
+      if (config.export_) check_export(target, planned_schemes(model->architecture(), plan, head));
       if (needs_calibration(plan, config.recipe)) read_calibration();
       check_memory();
     }
@@ -171,14 +174,42 @@ struct Job {
     format::ModelChanges changes;
     const bool rotated = rotation().kind == quantizer::TransformKind::rotation;
     if (rotated && a.normalised_head) changes.config["norm_head"] = false;
-    if (rotated && a.tie_word_embeddings) {
+    if ((rotated || head) && a.tie_word_embeddings) {
       changes.extra.push_back({a.head + ".weight", model->head_VH().scalar_type(), model->head_VH().sizes().vec()});
       changes.config["tie_word_embeddings"] = false;
     }
     std::vector<std::string> kept;
     for (const PlannedLinear& planned : plan)
       if (planned.choice.layer->keep_float) kept.push_back(planned.name);
-    return open_export_writer(target, *model, config.model.path, folder, planned_schemes(a, plan), std::move(kept), config.export_->shard_size, std::move(changes));
+    return open_export_writer(target, *model, config.model.path, folder, planned_schemes(a, plan, head), std::move(kept), config.export_->shard_size, std::move(changes));
+  }
+
+  // The last linear, of the whole vocabulary: rounded part by part, without data.
+  void quantize_head(PipelineResult& done, format::ExportWriter* writer) {
+    const quantizer::LayerRecipe& layer = *head->choice.layer;
+    const at::Tensor weight = model->function_head_VH();
+    const bool by_rows = layer.grid.granularity == quantizer::Granularity::group || layer.grid.granularity == quantizer::Granularity::channel;
+    const std::int64_t rows = by_rows ? 8192 : weight.size(0);
+    std::vector<at::Tensor> codes, scales, zeros;
+    quantizer::QuantizedLinear part;
+    double squares = 0, errors = 0;
+    for (std::int64_t v = 0; v < weight.size(0); v += rows) {
+      const at::Tensor values = weight.narrow(0, v, std::min(rows, weight.size(0) - v)).to(at::kFloat).contiguous();
+      part = round_linear({head->name, values, nullptr}, layer.grid, layer.range, layer.rounding);
+      codes.push_back(part.codes_OI);
+      scales.push_back(part.params.scales_OG);
+      zeros.push_back(part.params.zeros_OG);
+      const double square = values.square().sum(at::kDouble).item<double>();
+      squares += square;
+      errors += part.relative_error * part.relative_error * square;
+    }
+    part.codes_OI = at::cat(codes);
+    part.params = {at::cat(scales), at::cat(zeros)};
+    part.relative_error = std::sqrt(errors / std::max(squares, 1e-30));
+    const auto quantized = std::make_shared<const quantizer::QuantizedLinear>(std::move(part));
+    done.layers.push_back({*head, std::nan(""), quantized->relative_error, quantized->bits_per_weight(), quantized->bytes(), {}});
+    if (writer != nullptr) writer->put({{head->name, quantized}});
+    model->replace_head(make_quantized_kernel(quantized));
   }
 
   void quantize() {
@@ -205,6 +236,7 @@ struct Job {
       options.on_linears = [&](const std::vector<format::NamedLinear>& fused) { writer->put(fused); };
     }
     PipelineResult done = run_pipeline(*model, plan, options);
+    if (head) quantize_head(done, writer.get());
     if (writer) {
       writer->finish();
       folder->commit();

@@ -27,11 +27,12 @@ struct Planner {
   const JobConfig& config;
   const model::LanguageModel& model;
   const std::vector<PlannedLinear>& plan;
+  const std::optional<PlannedLinear> head;
   std::map<std::pair<std::int64_t, std::int64_t>, std::vector<const PlannedLinear*>> by_stage;  // (layer, stage)
   Json conflicts = Json::array();
   std::set<std::string> told;
 
-  Planner(const JobConfig& c, const model::LanguageModel& m, const std::vector<PlannedLinear>& p) : config(c), model(m), plan(p) {
+  Planner(const JobConfig& c, const model::LanguageModel& m, const std::vector<PlannedLinear>& p) : config(c), model(m), plan(p), head(planned_head(m, c.recipe)) {
     for (const PlannedLinear& planned : plan) by_stage[{planned.layer, planned.stage}].push_back(&planned);
   }
 
@@ -88,9 +89,11 @@ struct Planner {
       conflict("normalised_head", a().head, "the rotated head cannot be normalised any more: the export's config.json says norm_head: false, which servers ignore", "serve another method's export");
     if (a().tie_word_embeddings)
       for (const quantizer::Rule& rule : config.recipe.rules)
-        if (rule.match == a().head || rule.match == "lm_head") conflict("tied_head", a().head, "the head shares the embedding's tensor and stays float in any case", "the rule can be left out");
+        if (rule.match == a().head || rule.match == "lm_head")
+          conflict("tied_head", a().head, head ? "the head shares the embedding's tensor: quantized, it becomes one of its own beside it" : "the head shares the embedding's tensor and stays float in any case",
+                   head ? "nothing to do if that is fine" : "the rule can be left out");
     if (!config.export_) return;
-    const std::vector<format::Scheme> schemes = planned_schemes(a(), plan);
+    const std::vector<format::Scheme> schemes = planned_schemes(a(), plan, head);
     const ExportTarget target = export_target(*config.export_, a());
     check_export(target, schemes);
     for (const ExportWarning& warning : export_warnings(target, schemes)) conflict("export", warning.linear, warning.what, warning.fix);
@@ -153,22 +156,25 @@ Json describe_plan(const JobConfig& given) {
   planner.check_model();
   Json layers = Json::array();
   const std::vector<TransformPlace> places = transform_places(model.architecture(), plan);
+  const auto describe = [&](const PlannedLinear& planned, const std::string& where) {
+    const LayerRecipe& recipe = *planned.choice.layer;
+    layers.push_back({{"name", planned.name},
+                      {"shape", {planned.out_features, planned.in_features}},
+                      {"rule", planned.choice.rule},
+                      {"match", planned.choice.rule < 0 ? Json() : Json(config.recipe.rules[static_cast<size_t>(planned.choice.rule)].match)},
+                      {"preset", recipe.keep_float ? "float" : recipe.preset},
+                      {"composition", composition(recipe)},
+                      {"bits_per_weight", recipe.keep_float ? 16.0 : Planner::bits(planned, where)},
+                      {"transform", where}});
+  };
   for (const auto& [place, linears] : planner.by_stage) {
     planner.check_fused(linears);
     for (const PlannedLinear* planned : linears) {
       planner.check_groups(*planned);
-      const LayerRecipe& recipe = *planned->choice.layer;
-      const std::string& where = places[static_cast<size_t>(planned - plan.data())].text;
-      layers.push_back({{"name", planned->name},
-                        {"shape", {planned->out_features, planned->in_features}},
-                        {"rule", planned->choice.rule},
-                        {"match", planned->choice.rule < 0 ? Json() : Json(config.recipe.rules[static_cast<size_t>(planned->choice.rule)].match)},
-                        {"preset", recipe.keep_float ? "float" : recipe.preset},
-                        {"composition", composition(recipe)},
-                        {"bits_per_weight", recipe.keep_float ? 16.0 : Planner::bits(*planned, where)},
-                        {"transform", where}});
+      describe(*planned, places[static_cast<size_t>(planned - plan.data())].text);
     }
   }
+  if (planner.head) describe(*planner.head, "-");
   const Json total = totals(planner, layers);
   return {{"model", {{"family", model.architecture().family}, {"parameters", model.num_parameters()}}}, {"layers", layers}, {"total", total}, {"conflicts", planner.conflicts}};
 }

@@ -66,7 +66,7 @@ class FolderWriter : public ExportWriter {
   void put(const std::vector<NamedLinear>& fused) override {
     for (const NamedLinear& named : fused) {
       if (waiting_.erase(named.name) == 0) throw Error(ErrorKind::internal, "the linear was not announced, or comes twice", named.name);
-      take(named.name + ".weight");
+      unwritten_.erase(named.name + ".weight");  // a tied head has none of its own
       schemes_.push_back(scheme_of(named.name, *named.linear));
       if (job_.format == nullptr) write(named.name + ".weight", dequantized(named));
     }
@@ -112,12 +112,13 @@ class FolderWriter : public ExportWriter {
     const fs::path path = job_.folder / "config.json";
     std::error_code problem;
     if (!fs::exists(path, problem) && job_.format == nullptr) return;
-    declaration.config = nlohmann::ordered_json::parse(read_file(path));
+    const auto original = nlohmann::ordered_json::parse(read_file(path));
+    declaration.config = original;
     declaration.config.erase("quantization_config");
     declaration.config.erase("compression_config");
     declaration.config.update(job_.changes.config);
     if (job_.format != nullptr) job_.format->declare(schemes_, job_.kept, job_.options, declaration);
-    write_file_atomically(path, declaration.config.dump(2) + "\n");
+    if (declaration.config != original) write_file_atomically(path, declaration.config.dump(2) + "\n");
     for (const auto& [name, content] : declaration.files) write_file_atomically(job_.folder / name, content);
   }
 

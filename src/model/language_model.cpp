@@ -96,10 +96,19 @@ LanguageModel LanguageModel::open(const std::filesystem::path& path, const std::
   const Architecture& a = *model.architecture_;
   check_tensors(*model.source_, model.architecture_, path.string());
   model.embedding_VH_ = model.source_->tensor(a.embedding + ".weight").to(device);
-  model.head_VH_ = !a.tie_word_embeddings ? model.source_->tensor(a.head + ".weight").to(device) : model.embedding_VH_;
+  const std::string& head = a.tie_word_embeddings ? a.embedding : a.head;
+  if (model.kernels_ && model.kernels_->has(head) && !a.normalised_head) model.head_kernel_ = model.kernels_->kernel(head);
+  if (!model.head_kernel_) model.head_VH();
   model.final_norm_H_ = model.source_->tensor(a.final_norm + ".weight").to(device);
   return model;
 }
+
+const at::Tensor& LanguageModel::head_VH() const {
+  if (!head_VH_.defined()) head_VH_ = architecture_->tie_word_embeddings ? embedding_VH_ : source_->tensor(architecture_->head + ".weight").to(device_);
+  return head_VH_;
+}
+
+std::int64_t LanguageModel::head_bytes() const { return head_kernel_ ? head_kernel_->bytes() : static_cast<std::int64_t>(head_VH().nbytes()); }
 
 void LanguageModel::replace_ends(at::Tensor embedding_VH, at::Tensor final_norm_H, at::Tensor head_VH) {
   embedding_VH_ = std::move(embedding_VH);
@@ -111,7 +120,7 @@ void LanguageModel::replace_ends(at::Tensor embedding_VH, at::Tensor final_norm_
 }
 
 at::Tensor LanguageModel::function_head_VH() const {
-  return normalises_head() ? normalised_rows(head_VH_, head_VH_.scalar_type()) : head_VH_;
+  return normalises_head() ? normalised_rows(head_VH(), head_VH().scalar_type()) : head_VH();
 }
 
 std::int64_t LanguageModel::num_parameters() const {

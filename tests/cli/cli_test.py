@@ -175,6 +175,67 @@ class Output(Case):
         self.expect_error(result, 4, "stdout")
 
 
+class Exports(Case):
+    W4 = ("--set", "recipe.preset=gptq", "--set", "recipe.grid={bits: 4, symmetric: true, group_size: 32}", "--set", "export.shard_size=200KiB")
+
+    def quantize(self, name, *arguments):
+        self.run_job("quantize", "--output", self.folder / name, *self.W4, *arguments)
+        return self.folder / name / "model"
+
+    def test_export_convert_verify(self):
+        gptq = self.quantize("run", "--set", "export.format=gptq")
+        self.assertTrue((gptq / "model.safetensors.index.json").exists())
+        inspection = json.loads(miq("inspect", gptq, "--json", check=0).stdout)
+        self.assertEqual((inspection["loads"], inspection["quantization"]["bits"]), ({"ok": True}, [4]))
+        ct = self.folder / "ct"
+        done = json.loads(miq("export", "--from", gptq, "--format", "compressed-tensors", "--output", ct, "--json", "-q", check=0).stdout)
+        self.assertEqual((done["from"], done["format"], done["linears"]), ("gptq", "compressed-tensors", 28))
+        texts = [miq("generate", "--model", model, "--prompt", "def f(", "--max-new-tokens", "12", "-q", check=0).stdout for model in (gptq, ct)]
+        self.assertEqual(*texts)
+        found = json.loads(miq("verify", ct, "--against", TINY, "--json", "-q", check=0).stdout)
+        self.assertEqual(found["problems"], [])
+        self.assertLess(found["against"]["kl"], 0.05)
+        self.assertIn("all is well", miq("verify", gptq, check=0).stdout)
+        self.expect_error(miq("verify", ct, "--against", TINY, "--kl-max", "1e-9", "-q"), 5, "KL divergence")
+        shard = next(ct.glob("*.safetensors"))
+        data = bytearray(shard.read_bytes())
+        data[-1] ^= 1
+        shard.write_bytes(data)
+        self.expect_error(miq("verify", ct, "-q"), 5, "not the one that was written")
+
+    def test_gguf(self):
+        folder = self.quantize("run", "--set", "export={format: gguf}")
+        self.assertTrue((folder / "model.gguf").exists())
+        self.assertIn("all is well", miq("verify", folder, "--against", TINY, check=0).stdout)
+        plain = self.folder / "plain"
+        miq("export", "--from", TINY, "--format", "gguf", "--variant", "q8_0", "--output", plain, "-q", check=0)
+        self.assertEqual(json.loads(miq("inspect", plain, "--json", check=0).stdout)["quantization"]["method"], "gguf")
+
+    def test_a_quantized_head(self):
+        head = "recipe.rules=[{match: lm_head, preset: rtn, grid: {bits: 8, symmetric: true, granularity: group, group_size: 32}}]"
+        for form in ("miq", "gptq", "dequantized", "gguf"):
+            result = self.run_job("run", "--output", self.folder / form, *self.W4, "--set", f"export.format={form}", "--set", head)
+            self.assertEqual(result["quantization"]["layers"][-1]["name"], "lm_head")
+            again = self.run_job("eval", "--model", self.folder / form / "model")
+            self.assertAlmostEqual(result["perplexity"][0]["value"], again["perplexity"][0]["value"], delta=2e-3)
+        self.expect_error(miq("plan", "--config", CONFIG, *self.W4, "--set", "recipe.rules=[{match: lm_head, preset: gptq}]"), 3, "rounded without data")
+
+    def test_refusals(self):
+        self.expect_error(miq("plan", "--config", CONFIG, "--set", "recipe={preset: spqr}", "--set", "export={format: gptq}"), 3, "outliers", "miq")
+        self.expect_error(miq("quantize", "--config", CONFIG, "--output", self.folder / "x", "--set", "export={format: gptq, variant: v3}"), 2, "v1, v2")
+        self.expect_error(miq("export", "--from", TINY, "--format", "awq", "--output", self.folder / "y"), 3, "not quantized")
+        self.expect_error(miq("export", "--from", TINY, "--format", "no", "--output", self.folder / "y"), 2, "export.format")
+        self.expect_error(miq("verify", self.folder), 4)
+        self.assertFalse((self.folder / "y").exists())
+
+    def test_bench(self):
+        measured = json.loads(miq("bench", self.quantize("run", "--set", "export.format=miq"), "--context", "16,32", "--batch", "1,2", "--new-tokens", "4", "--runs", "1", "--json", "-q", check=0).stdout)
+        self.assertEqual(len(measured["measured"]), 4)
+        for entry in measured["measured"]:
+            self.assertGreater(entry["decode_tokens_per_second"], 0)
+            self.assertGreater(entry["decode_roofline"], entry["decode_tokens_per_second"] * 0.5)
+
+
 class Inspect(Case):
     def test_tables_and_json(self):
         inspection = json.loads(miq("inspect", TINY, "--json", check=0).stdout)

@@ -24,6 +24,24 @@ using testing::HasSubstr;
 
 const std::string kTiny = std::string(MIQ_SOURCE_DIR) + "/tests/fixtures/tiny-llama";
 
+nlohmann::ordered_json verify(const fs::path& path, const std::string& against = "", double kl_max = -1) {
+  VerifyConfig config;
+  config.path = path.string();
+  config.against = against;
+  config.tokens = 48;
+  config.kl_max = kl_max;
+  return verify_export(config);
+}
+
+nlohmann::ordered_json convert(const fs::path& from, const fs::path& to, const std::string& format, const std::string& dtype = "auto") {
+  ConvertConfig config;
+  config.from = from.string();
+  config.output = to.string();
+  config.target.format = format;
+  config.dtype = dtype;
+  return convert_checkpoint(config);
+}
+
 struct Case {
   std::string name, format, recipe;
   std::string variant = "";
@@ -77,7 +95,7 @@ TEST_P(FormatExport, ReloadsAsItWasInMemory) {
   EXPECT_LT((written - memory).abs().max().item<double>(), 2e-4 * memory.abs().max().item<double>());
   const at::Tensor original = logits_of(kTiny);
   EXPECT_GT((written - original).abs().max().item<double>(), 1e-3) << "nothing was quantized";
-  EXPECT_TRUE(verify_export({.path = exported().string(), .tokens = 40})["problems"].empty());
+  EXPECT_TRUE(verify(exported())["problems"].empty());
 }
 
 const Case kCases[] = {
@@ -143,7 +161,7 @@ TEST_F(FormatExport, ConversionsKeepTheCodes) {
   for (const char* to : {"miq", "compressed-tensors", "awq", "gptq"}) {
     SCOPED_TRACE(to);
     const fs::path folder = folder_.path() / (std::string("as-") + to);
-    const auto done = convert_checkpoint({.from = from.string(), .output = folder.string(), .target = {.format = to}});
+    const auto done = convert(from, folder, to);
     EXPECT_EQ(done["linears"], 28);
     EXPECT_TRUE(logits_of(folder).equal(wanted));
     from = folder;
@@ -153,32 +171,32 @@ TEST_F(FormatExport, ConversionsKeepTheCodes) {
   ASSERT_EQ(first->specs().size(), last->specs().size());
   for (const TensorSpec& spec : first->specs()) EXPECT_TRUE(first->tensor(spec.name).equal(last->tensor(spec.name))) << spec.name;
   const fs::path plain = folder_.path() / "plain";
-  convert_checkpoint({.from = from.string(), .output = plain.string(), .target = {.format = "dequantized"}, .dtype = "float32"});
+  convert(from, plain, "dequantized", "float32");
   EXPECT_LT((logits_of(plain) - wanted).abs().max().item<double>(), 1e-4);
   try {
-    convert_checkpoint({.from = from.string(), .output = (folder_.path() / "no").string(), .target = {.format = "fp8"}});
+    convert(from, folder_.path() / "no", "fp8");
     ADD_FAILURE() << "int4 codes as fp8";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::unsupported);
   }
   EXPECT_FALSE(fs::exists(folder_.path() / "no"));
-  EXPECT_THROW(convert_checkpoint({.from = kTiny, .output = (folder_.path() / "no").string(), .target = {.format = "gptq"}}), Error);
+  EXPECT_THROW(convert(kTiny, folder_.path() / "no", "gptq"), Error);
 }
 
 TEST_F(FormatExport, VerifyFindsWhatWasChanged) {
   run_job(config("{preset: rtn, grid: {bits: 4, symmetric: true, group_size: 32}}", "gptq"), JobMode::quantize);
-  const std::string path = exported().string();
-  const auto good = verify_export({.path = path, .against = kTiny, .tokens = 48});
+  const auto good = verify(exported(), kTiny);
   EXPECT_TRUE(good["problems"].empty()) << good["problems"];
   EXPECT_GT(good["against"]["kl"].get<double>(), 0);
-  EXPECT_FALSE(verify_export({.path = path, .against = kTiny, .tokens = 48, .kl_max = 1e-9})["problems"].empty());
+  EXPECT_FALSE(verify(exported(), kTiny, 1e-9)["problems"].empty());
   // One bit in the last byte of the weights.
   std::fstream file(exported() / "model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
   file.seekg(-1, std::ios::end);
   const char last = static_cast<char>(file.get() ^ 1);
   file.seekp(-1, std::ios::end);
-  file.put(last).close();
-  EXPECT_EQ(verify_export({.path = path, .tokens = 48})["problems"].size(), 1u);
+  file.put(last);
+  file.close();
+  EXPECT_EQ(verify(exported())["problems"].size(), 1u);
 }
 
 TEST_F(FormatExport, AQuantizedModelIsQuantizedAgain) {

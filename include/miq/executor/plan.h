@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,10 @@ struct PlannedLinear {
 /// One entry per linear of the blocks, in the order they are quantized.
 /// @throws Error{config} naming the layer, when a rule matches nothing or a choice cannot be met.
 std::vector<PlannedLinear> make_plan(const model::LanguageModel& model, const quantizer::Recipe& recipe);
+
+/// The head's entry, behind the last block, when a rule of the recipe names it to be quantized. It is rounded without data.
+/// @throws Error as make_plan, Error{unsupported} for a method that needs data, or a head that is normalised at run time.
+std::optional<PlannedLinear> planned_head(const model::LanguageModel& model, const quantizer::Recipe& recipe);
 
 /// The plan of a job as it is printed: layers (rule, composition, bits, where the transform goes),
 /// total (bits, bytes, memory, disk, seconds expected), conflicts (what, where, fix). Reads headers

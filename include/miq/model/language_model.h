@@ -43,7 +43,7 @@ class LanguageModel {
 
   const at::Tensor& embedding_VH() const { return embedding_VH_; }
   const at::Tensor& final_norm_H() const { return final_norm_H_; }
-  const at::Tensor& head_VH() const { return head_VH_; }
+  const at::Tensor& head_VH() const;
   /// The head as the function has it: with normalised rows where the family normalises them.
   at::Tensor function_head_VH() const;
   /// Other ends, for example rotated ones; a tied head becomes one of its own, and no head is normalised
@@ -52,6 +52,7 @@ class LanguageModel {
 
   /// Another form of the head as the function has it (function_head_VH), for example a quantized one.
   void replace_head(std::shared_ptr<const LinearKernel> head) { head_kernel_ = std::move(head); }
+  std::int64_t head_bytes() const;  ///< that a token's logits read
 
   /// ids [B, T] int64 -> [B, T, H] float32.
   at::Tensor embed(const at::Tensor& ids_BT) const;
@@ -90,7 +91,8 @@ class LanguageModel {
   std::shared_ptr<const KernelSource> kernels_;
   at::ScalarType compute_dtype_ = at::kFloat;
   at::Device device_ = at::kCPU;
-  at::Tensor embedding_VH_, head_VH_, final_norm_H_;
+  at::Tensor embedding_VH_, final_norm_H_;
+  mutable at::Tensor head_VH_;  // undefined until asked for, where a kernel stands in
   bool head_is_normalised_ = false;
   std::shared_ptr<const LinearKernel> head_kernel_;
   mutable at::Tensor normalised_head_;  // in the compute type
