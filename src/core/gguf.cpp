@@ -222,17 +222,19 @@ GgufFile GgufFile::open(std::shared_ptr<const MappedFile> mapping) {
   return file;
 }
 
-at::Tensor GgufFile::tensor(const std::string& name) const {
+const GgufTensor& GgufFile::find(const std::string& name) const {
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) throw Error(ErrorKind::io, "no tensor '" + name + "'", path_.string());
-  const GgufTensor& tensor = found->second;
+  return found->second;
+}
+
+at::Tensor GgufFile::tensor(const std::string& name) const {
+  const GgufTensor& tensor = find(name);
   return read(tensor, tensor.shape, tensor.offset);
 }
 
 at::Tensor GgufFile::rows(const std::string& name, std::int64_t begin, std::int64_t count) const {
-  const auto found = tensors_.find(name);
-  if (found == tensors_.end()) throw Error(ErrorKind::io, "no tensor '" + name + "'", path_.string());
-  const GgufTensor& tensor = found->second;
+  const GgufTensor& tensor = find(name);
   std::vector<std::int64_t> shape = tensor.shape;
   if (shape.size() < 2 || begin < 0 || count < 0 || begin > shape[0] || count > shape[0] - begin)
     throw Error(ErrorKind::internal,
@@ -241,6 +243,16 @@ at::Tensor GgufFile::rows(const std::string& name, std::int64_t begin, std::int6
   const std::int64_t entry_bytes = shape[0] == 0 ? 0 : tensor.bytes / shape[0];
   shape[0] = count;
   return read(tensor, shape, tensor.offset + begin * entry_bytes);
+}
+
+at::Tensor GgufFile::blocks(const std::string& name, std::int64_t index, std::int64_t rows) const {
+  const GgufTensor& tensor = find(name);
+  const GgmlType& type = *find_ggml_type(tensor.type);
+  const std::int64_t columns = tensor.shape.empty() ? 1 : tensor.shape.back(), row_bytes = columns / type.block * type.bytes;
+  if (ggml_is_plain(tensor.type) || index < 0 || rows < 1 || row_bytes == 0 ||
+      index >= tensor.bytes / row_bytes / rows)
+    throw Error(ErrorKind::internal, "blocks of tensor '" + name + "' that it has not", path_.string());
+  return mapped_tensor(mapping_, tensor.offset + index * rows * row_bytes, {rows, row_bytes}, at::kByte);
 }
 
 at::Tensor GgufFile::read(const GgufTensor& tensor, const std::vector<std::int64_t>& shape, std::int64_t offset) const {

@@ -167,17 +167,22 @@ MIQ_VECTORISED void iq4_xs(Bytes data, float* values, std::int64_t blocks) {
 }
 
 constexpr GgmlType kTypes[] = {
-    {0, "F32", 1, 4, nullptr},        {1, "F16", 1, 2, nullptr},         {2, "Q4_0", 32, 18, q4_0},
-    {3, "Q4_1", 32, 20, q4_1},        {6, "Q5_0", 32, 22, q5_0},         {7, "Q5_1", 32, 24, q5_1},
-    {8, "Q8_0", 32, 34, q8_0},        {9, "Q8_1", 32, 36, nullptr},      {10, "Q2_K", 256, 84, q2_k},
-    {11, "Q3_K", 256, 110, q3_k},     {12, "Q4_K", 256, 144, q4_k},      {13, "Q5_K", 256, 176, q5_k},
-    {14, "Q6_K", 256, 210, q6_k},     {15, "Q8_K", 256, 292, nullptr},   {16, "IQ2_XXS", 256, 66, nullptr},
-    {17, "IQ2_XS", 256, 74, nullptr}, {18, "IQ3_XXS", 256, 98, nullptr}, {19, "IQ1_S", 256, 50, nullptr},
-    {20, "IQ4_NL", 32, 18, iq4_nl},   {21, "IQ3_S", 256, 110, nullptr},  {22, "IQ2_S", 256, 82, nullptr},
-    {23, "IQ4_XS", 256, 136, iq4_xs}, {24, "I8", 1, 1, nullptr},         {25, "I16", 1, 2, nullptr},
-    {26, "I32", 1, 4, nullptr},       {27, "I64", 1, 8, nullptr},        {28, "F64", 1, 8, nullptr},
-    {29, "IQ1_M", 256, 56, nullptr},  {30, "BF16", 1, 2, nullptr},       {34, "TQ1_0", 256, 54, nullptr},
-    {35, "TQ2_0", 256, 66, nullptr},  {39, "MXFP4", 32, 17, nullptr},
+    {0, "F32", 1, 4, nullptr, nullptr},         {1, "F16", 1, 2, nullptr, nullptr},
+    {2, "Q4_0", 32, 18, q4_0, encode_q4_0},     {3, "Q4_1", 32, 20, q4_1, encode_q4_1},
+    {6, "Q5_0", 32, 22, q5_0, encode_q5_0},     {7, "Q5_1", 32, 24, q5_1, encode_q5_1},
+    {8, "Q8_0", 32, 34, q8_0, encode_q8_0},     {9, "Q8_1", 32, 36, nullptr, nullptr},
+    {10, "Q2_K", 256, 84, q2_k, encode_q2_k},   {11, "Q3_K", 256, 110, q3_k, encode_q3_k},
+    {12, "Q4_K", 256, 144, q4_k, encode_q4_k},  {13, "Q5_K", 256, 176, q5_k, encode_q5_k},
+    {14, "Q6_K", 256, 210, q6_k, encode_q6_k},  {15, "Q8_K", 256, 292, nullptr, nullptr},
+    {16, "IQ2_XXS", 256, 66, nullptr, nullptr}, {17, "IQ2_XS", 256, 74, nullptr, nullptr},
+    {18, "IQ3_XXS", 256, 98, nullptr, nullptr}, {19, "IQ1_S", 256, 50, nullptr, nullptr},
+    {20, "IQ4_NL", 32, 18, iq4_nl, nullptr},    {21, "IQ3_S", 256, 110, nullptr, nullptr},
+    {22, "IQ2_S", 256, 82, nullptr, nullptr},   {23, "IQ4_XS", 256, 136, iq4_xs, nullptr},
+    {24, "I8", 1, 1, nullptr, nullptr},         {25, "I16", 1, 2, nullptr, nullptr},
+    {26, "I32", 1, 4, nullptr, nullptr},        {27, "I64", 1, 8, nullptr, nullptr},
+    {28, "F64", 1, 8, nullptr, nullptr},        {29, "IQ1_M", 256, 56, nullptr, nullptr},
+    {30, "BF16", 1, 2, nullptr, nullptr},       {34, "TQ1_0", 256, 54, nullptr, nullptr},
+    {35, "TQ2_0", 256, 66, nullptr, nullptr},   {39, "MXFP4", 32, 17, nullptr, nullptr},
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "miq/core/file.h"
 #include "miq/core/gguf.h"
 #include "miq/core/text.h"
+#include "tokenizers.h"
 
 namespace miq::dataset {
 namespace fs = std::filesystem;
@@ -170,17 +171,6 @@ std::string template_text(const nlohmann::json& value) {
   return "";
 }
 
-std::string find_template(const fs::path& folder) {
-  const std::string text =
-      template_text(read_config(folder / "tokenizer_config.json").value("chat_template", nlohmann::json()));
-  if (!text.empty()) return text;
-  if (fs::exists(folder / "chat_template.jinja")) return read_file(folder / "chat_template.jinja");
-  if (fs::exists(folder / "chat_template.json"))
-    return template_text(read_config(folder / "chat_template.json").value("chat_template", nlohmann::json()));
-  const auto gguf = find_gguf(folder);
-  return gguf ? template_text(GgufFile::open(*gguf).metadata().value("tokenizer.chat_template", nlohmann::json())) : "";
-}
-
 // The literal system message that a ChatML template falls back to.
 std::string default_system(const std::string& text) {
   static const std::string kOpen = "<|im_start|>system", kClose = "<|im_end|>";
@@ -210,6 +200,17 @@ bool has_tokens(const Row& row, const Tokenizer& tokenizer) {
 
 }  // namespace
 
+std::string chat_template_text(const fs::path& folder) {
+  const std::string text =
+      template_text(read_config(folder / "tokenizer_config.json").value("chat_template", nlohmann::json()));
+  if (!text.empty()) return text;
+  if (fs::exists(folder / "chat_template.jinja")) return read_file(folder / "chat_template.jinja");
+  if (fs::exists(folder / "chat_template.json"))
+    return template_text(read_config(folder / "chat_template.json").value("chat_template", nlohmann::json()));
+  const auto gguf = find_gguf(folder);
+  return gguf ? template_text(GgufFile::open(*gguf).metadata().value("tokenizer.chat_template", nlohmann::json())) : "";
+}
+
 std::vector<std::string> chat_kinds() {
   std::vector<std::string> names;
   for (const Row& row : rows()) names.emplace_back(row.name);
@@ -217,7 +218,7 @@ std::vector<std::string> chat_kinds() {
 }
 
 ChatKind detect_chat_kind(const fs::path& folder) {
-  const std::string text = find_template(folder);
+  const std::string text = chat_template_text(folder);
   if (!text.empty()) {
     for (const Row& row : rows())
       if (has_markers(row, text)) return {row.name, std::string(row.name) == "chatml" ? default_system(text) : ""};

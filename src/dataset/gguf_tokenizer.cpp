@@ -1,8 +1,8 @@
 // Tokenizers of GGUF files, from their tokenizer.ggml.* keys; what the names of pre-tokenizers mean as in
 // llama.cpp's llama-vocab.cpp (behaviour only).
+#include "gguf_pre_tokenizers.h"
 #include "miq/core/error.h"
 #include "sentencepiece_proto.h"
-#include "split_patterns.h"
 #include "tokenizers.h"
 #include "utf8.h"
 
@@ -11,28 +11,9 @@ namespace {
 
 using Json = nlohmann::json;
 
-struct PreTokenizerRow {
-  const char* names;
-  std::vector<const char*> patterns;  // one after the other, each splitting what the former left
-  bool nfc, adds_bos, ignore_merges;
-};
-
-const std::vector<PreTokenizerRow>& pre_tokenizers() {
-  static const std::vector<PreTokenizerRow> table = {
-      {"default", {R"([\p{P}\$\+<=>\^~\|]+)", kSplitGpt2, R"(\p{N}+)", R"([0-9][0-9][0-9])"}, false, false, false},
-      {"gpt-2 gpt2 phi-2 mpt olmo jais", {kSplitGpt2}, false, false, false},
-      {"smollm starcoder refact command-r codeshell exaone", {R"(\p{N})", kSplitGpt2}, false, false, false},
-      {"llama-bpe llama3 llama-v3 falcon3", {kSplitLlama3}, false, true, true},
-      {"chatglm-bpe glm4", {kSplitLlama3}, false, false, true},
-      {"qwen2 deepseek-r1-qwen", {kSplitQwen}, true, false, false},
-      {"tekken", {kSplitTekken}, false, true, true},
-  };
-  return table;
-}
-
-const PreTokenizerRow& pre_tokenizer(const std::string& name, const std::string& where) {
+const GgufPreTokenizer& pre_tokenizer(const std::string& name, const std::string& where) {
   std::string known;
-  for (const PreTokenizerRow& row : pre_tokenizers()) {
+  for (const GgufPreTokenizer& row : gguf_pre_tokenizers()) {
     if ((" " + std::string(row.names) + " ").find(" " + name + " ") != std::string::npos) return row;
     known += (known.empty() ? "" : " ") + std::string(row.names);
   }
@@ -160,7 +141,7 @@ Files sentencepiece_files(const Keys& keys) {
   return files;
 }
 
-Json describe_pre_tokenizer(const PreTokenizerRow& row) {
+Json describe_pre_tokenizer(const GgufPreTokenizer& row) {
   Json steps = Json::array();
   for (const char* pattern : row.patterns)
     steps.push_back({{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
@@ -169,7 +150,7 @@ Json describe_pre_tokenizer(const PreTokenizerRow& row) {
 }
 
 Files byte_level_files(const Keys& keys) {
-  const PreTokenizerRow& row = pre_tokenizer(keys.text("pre", "default"), keys.where());
+  const GgufPreTokenizer& row = pre_tokenizer(keys.text("pre", "default"), keys.where());
   const std::vector<SentencePiece> pieces = keys.pieces();
   Json vocab = Json::object(), added = Json::array(), frame = Json::array(), specials = Json::object();
   for (size_t i = 0; i < pieces.size(); ++i) {

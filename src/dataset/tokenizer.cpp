@@ -15,13 +15,6 @@ namespace {
 
 constexpr std::int64_t kMaxFileBytes = 1 << 28;
 
-nlohmann::json read_optional_object(const fs::path& path) {
-  if (!fs::exists(path)) return nlohmann::json::object();
-  nlohmann::json object = parse_json(read_file(path, kMaxFileBytes), path.string());
-  if (!object.is_object()) throw Error(ErrorKind::io, "not a JSON object", path.string());
-  return object;
-}
-
 std::string text_or_empty(const nlohmann::json& object, const char* key) {
   const nlohmann::json value = object.value(key, nlohmann::json());
   return value.is_string() ? value.get<std::string>() : std::string();
@@ -84,7 +77,15 @@ std::unique_ptr<Tokenizer> make_model_file_tokenizer(const fs::path& path, const
   return make_llama_tokenizer(std::move(content), config, where);
 }
 
-// GPT-2's older layout, told as a tokenizer.json.
+}  // namespace
+
+nlohmann::json read_optional_object(const fs::path& path) {
+  if (!fs::exists(path)) return nlohmann::json::object();
+  nlohmann::json object = parse_json(read_file(path, kMaxFileBytes), path.string());
+  if (!object.is_object()) throw Error(ErrorKind::io, "not a JSON object", path.string());
+  return object;
+}
+
 nlohmann::json describe_vocab_and_merges(const fs::path& folder, const nlohmann::json& config) {
   nlohmann::json merges = nlohmann::json::array();
   std::istringstream lines(read_file(folder / "merges.txt", kMaxFileBytes));
@@ -108,8 +109,6 @@ nlohmann::json describe_vocab_and_merges(const fs::path& folder, const nlohmann:
           {"decoder", byte_level},
           {"added_tokens", added}};
 }
-
-}  // namespace
 
 std::string config_token(const nlohmann::json& config, const char* key) {
   const nlohmann::json value = config.value(key, nlohmann::json());

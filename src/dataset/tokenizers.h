@@ -45,6 +45,13 @@ std::unique_ptr<Tokenizer> make_gguf_tokenizer(const nlohmann::json& metadata, c
 /// The same tokenizer as files of a checkpoint, name -> content, with the metadata's chat template. @throws likewise.
 std::map<std::string, std::string> describe_gguf_tokenizer(const nlohmann::json& metadata, const std::string& where);
 
+/// GPT-2's older layout, vocab.json and merges.txt, told as a tokenizer.json.
+nlohmann::json describe_vocab_and_merges(const std::filesystem::path& folder, const nlohmann::json& config);
+/// A JSON file that may be absent: an empty object then. @throws Error{io} for anything but an object.
+nlohmann::json read_optional_object(const std::filesystem::path& path);
+/// The text of a checkpoint's chat template; "" when it has none.
+std::string chat_template_text(const std::filesystem::path& folder);
+
 /// A token's text in tokenizer_config.json: a string or an object with `content`; "" when absent.
 std::string config_token(const nlohmann::json& config, const char* key);
 

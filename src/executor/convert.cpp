@@ -71,6 +71,10 @@ struct Conversion {
   // Everything that is stored in plain numbers, where a type is asked for.
   format::ModelChanges changes() const {
     format::ModelChanges changes;
+    for (const std::string& name : cache_scales()) {
+      const at::Tensor scale = quantized->stored().tensor(name);
+      changes.extra.push_back({name, scale.scalar_type(), scale.sizes().vec()});
+    }
     const auto dtype = dtype_from_name(config.dtype);
     if (!dtype) return changes;
     for (const TensorSpec& spec : model.source().specs())
@@ -79,8 +83,18 @@ struct Conversion {
     return changes;
   }
 
+  // Scales of the KV cache, which only servers read, and only in this format.
+  std::vector<std::string> cache_scales() const {
+    std::vector<std::string> names;
+    if (!quantized || target.format != &quantized->format()) return names;
+    for (const TensorSpec& spec : quantized->stored().specs())
+      if (spec.name.ends_with(".k_scale") || spec.name.ends_with(".v_scale")) names.push_back(spec.name);
+    return names;
+  }
+
   void write(format::ExportWriter& writer) const {
     if (!quantized) return writer.finish();
+    for (const std::string& name : cache_scales()) writer.put(name, quantized->stored().tensor(name));
     std::set<std::string> left;
     for (const format::Scheme& scheme : quantized->linears()) left.insert(scheme.name);
     const auto put = [&](const std::vector<std::string>& names) {
@@ -128,6 +142,8 @@ nlohmann::ordered_json convert_checkpoint(const ConvertConfig& config) {
   if (const auto dtype = dtype_from_name(config.dtype)) conversion.target.options.model_dtype = *dtype;
   if (!conversion.quantized && conversion.target.format != nullptr)
     throw Error(ErrorKind::unsupported, "the checkpoint is not quantized: there are no codes to convert", from.string(), "quantize it: miq quantize --model ... with export.format: " + conversion.target.name);
+  if (!conversion.cache_scales().empty())
+    conversion.target.options.kv_cache_scheme = format::declared_quantization(from, model::checkpoint_config(from)).content.value("kv_cache_scheme", nlohmann::json());
   const std::vector<format::Scheme> schemes = conversion.schemes();
   check_export(conversion.target, schemes);
   StagedFolder folder(config.output);

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 
+#include "gguf_target.h"
 #include "miq/core/dtype.h"
 #include "miq/core/error.h"
 #include "miq/core/gguf.h"
 #include "miq/core/log.h"
 #include "miq/dataset/tokenizer.h"
+#include "miq/format/gguf.h"
 #include "transform_place.h"
 
 namespace miq::executor {
@@ -17,6 +19,7 @@ const char* const kGguf = "gguf";
 
 quantizer::Grid fitted(quantizer::Grid grid, const ExportTarget& target) {
   if (target.format != nullptr) grid.scale_dtype = target.format->scale_dtype(grid, target.options);
+  if (target.is_gguf() && grid.is_integer() && grid.granularity == quantizer::Granularity::group) grid.scale_dtype = at::kHalf;
   return grid;
 }
 
@@ -39,7 +42,17 @@ ExportTarget export_target(const ExportConfig& config, const model::Architecture
   const std::vector<std::string> names = export_formats();
   if (std::find(names.begin(), names.end(), config.format) == names.end())
     throw Error(ErrorKind::config, "unknown export format '" + config.format + "'", "export.format", "did you mean " + nearest_name(config.format, names) + "? miq list formats tells all");
-  if (config.format != kDequantized && config.format != kGguf) target.format = &format::find_format(config.format);
+  std::vector<std::string> variants;
+  if (config.format == kGguf) variants = format::gguf_versions();
+  if (config.format != kDequantized && config.format != kGguf) {
+    target.format = &format::find_format(config.format);
+    for (const char* variant : target.format->variants) variants.push_back(variant);
+  }
+  if (!config.variant.empty() && std::find(variants.begin(), variants.end(), config.variant) == variants.end()) {
+    std::string known;
+    for (const std::string& variant : variants) known += (known.empty() ? "" : ", ") + variant;
+    throw Error(ErrorKind::config, "the format " + config.format + " has no variant '" + config.variant + "'", "export.variant", known.empty() ? "leave it out" : "it has " + known);
+  }
   return target;
 }
 
@@ -61,6 +74,7 @@ std::vector<format::Scheme> planned_schemes(const model::Architecture& architect
                        .activation = layer.activation,
                        .group_of_column = makes_group_of_column(layer),
                        .outliers = layer.rounding.kind == "spqr" && layer.rounding.outlier_threshold > 0,
+                       .zero_point_of_zero = layer.grid.is_integer() && !layer.grid.symmetric,
                        .divisor = places[i].divisor_online,
                        .rotated_input = places[i].rotated_input,
                        .rotated_output = places[i].rotated_output});
@@ -96,6 +110,7 @@ void complete_gguf(const std::filesystem::path& original, format::ModelChanges& 
 std::unique_ptr<format::ExportWriter> open_export_writer(const ExportTarget& target, const model::LanguageModel& model, const std::filesystem::path& original,
                                                          const std::filesystem::path& folder, std::vector<format::Scheme> schemes, std::vector<std::string> kept,
                                                          std::int64_t shard_bytes, format::ModelChanges changes) {
+  if (target.is_gguf()) return open_gguf_writer(target, model, original, folder, schemes, changes);
   complete_gguf(original, changes);
   // Blocks of a quantized original are read as float32, which nobody wants stored.
   std::set<std::string> linears(kept.begin(), kept.end());
@@ -117,6 +132,8 @@ std::vector<ExportWarning> export_warnings(const ExportTarget& target, const std
       warnings.push_back({found->name, "the format " + target.name + " holds weights only: what reads it will not quantize activations", "export compressed-tensors or miq, or score with miq run"});
     if (const auto found = first([](const format::Scheme& s) { return s.rotated_input || s.rotated_output; }); found != schemes.end())
       warnings.push_back({found->name, "a rotation at run time is undone in the dequantized weights", "export miq, which keeps it"});
+    if (target.is_gguf())
+      for (ExportWarning& warning : gguf_warnings(target, schemes)) warnings.push_back(std::move(warning));
     return warnings;
   }
   for (const std::string& warning : target.format->warnings(schemes, target.options)) warnings.push_back({schemes.front().name, warning, "serve it elsewhere, or choose another format"});

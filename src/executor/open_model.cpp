@@ -1,6 +1,7 @@
 #include "miq/executor/open_model.h"
 
 #include "miq/core/gguf.h"
+#include "miq/format/gguf.h"
 #include "miq/format/quantized_checkpoint.h"
 #include "quantized_kernel.h"
 
@@ -25,6 +26,25 @@ class QuantizedKernels : public model::KernelSource {
   std::shared_ptr<const format::QuantizedCheckpoint> checkpoint_;
 };
 
+// Blocks of a GGUF file whose values are codes of groups of 32.
+class GgufKernels : public model::KernelSource {
+ public:
+  explicit GgufKernels(std::shared_ptr<const TensorSource> source) : source_(std::move(source)) {
+    for (const TensorSpec& spec : source_->specs())
+      if (const auto rows = source_->packed(spec.name)) bytes_[spec.name] = rows->blocks.numel();
+  }
+  bool has(const std::string& linear) const override { return bytes_.count(linear + ".weight") != 0; }
+  std::shared_ptr<const model::LinearKernel> kernel(const std::string& linear) const override {
+    auto quantized = format::quantized_from_gguf(*source_->packed(linear + ".weight"));
+    return quantized ? make_quantized_kernel(std::make_shared<const quantizer::QuantizedLinear>(std::move(*quantized))) : nullptr;
+  }
+  std::int64_t bytes(const std::string& linear) const override { return bytes_.at(linear + ".weight"); }
+
+ private:
+  std::shared_ptr<const TensorSource> source_;
+  std::map<std::string, std::int64_t> bytes_;
+};
+
 }  // namespace
 
 model::Weights open_weights(const std::filesystem::path& path) {
@@ -37,7 +57,8 @@ model::Weights open_weights(const std::filesystem::path& path) {
       return {checkpoint, std::make_shared<QuantizedKernels>(checkpoint)};
     }
   }
-  return {model::open_tensors(path), nullptr};
+  const std::shared_ptr<const TensorSource> tensors = model::open_tensors(path);
+  return {tensors, find_gguf(path) ? std::make_shared<const GgufKernels>(tensors) : nullptr};
 }
 
 model::LanguageModel open_model(const std::filesystem::path& path, const std::string& family, const at::Device& device) {

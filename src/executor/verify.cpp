@@ -46,11 +46,12 @@ struct Verifier {
 
   Json compare_manifest() {
     std::error_code none;
-    if (!fs::exists(path / format::kManifestName, none)) {
+    const fs::path folder = fs::is_directory(path, none) ? path : path.parent_path();
+    if (!fs::exists(folder / format::kManifestName, none)) {
       log_warning("no manifest: the tensors cannot be compared with what was written");
       return nullptr;
     }
-    const format::ManifestCheck check = format::check_manifest(path);
+    const format::ManifestCheck check = format::check_manifest(folder);
     for (const std::string& text : check.problems) problem(text);
     return {{"format", check.format}, {"tensors", check.tensors}, {"different", check.problems.size()}};
   }
@@ -97,6 +98,12 @@ struct Verifier {
     return result;
   }
 
+  // For other programs to compare with.
+  void write_logits(const at::Tensor& ids, const at::Tensor& logits, const model::Weights& weights) const {
+    model::LanguageModel dense = model::LanguageModel::open(path, config.architecture, at::kFloat, at::kCPU, {weights.tensors, nullptr});
+    save_safetensors(config.logits, {{"ids", ids}, {"logits", logits.unsqueeze(0)}, {"logits_fp32", dense.forward(ids)}});
+  }
+
   Json compare(const at::Tensor& logits, const at::Tensor& ids) {
     model::LanguageModel original = open_model(resolve_model_path(config.against), config.architecture, at::kCPU);
     if (original.architecture().vocab_size != logits.size(-1))
@@ -121,6 +128,7 @@ struct Verifier {
     const at::Tensor input = at::tensor(ids, at::kLong).unsqueeze(0);
     const at::Tensor logits = model.forward(input).squeeze(0);
     if (!logits.isfinite().all().item<bool>()) problem("the logits are not finite");
+    if (!config.logits.empty()) write_logits(input, logits, weights);
     const Json against = config.against.empty() ? Json() : compare(logits, input);
     return {{"path", path.string()}, {"manifest", manifest}, {"linears", linears}, {"generated", generated}, {"against", against}, {"problems", problems}};
   }

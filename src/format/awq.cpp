@@ -61,7 +61,8 @@ class AwqDecoder : public TableDecoder {
   Scheme read_scheme(const std::string& name, std::int64_t group, bool symmetric) const {
     const TensorSpec &weight = contents_.spec(name + ".qweight", 2), &scales = contents_.spec(name + ".scales", 2);
     if (weight.dtype != at::kInt) contents_.refuse(name + ".qweight", "the type is not int32");
-    if (scales.dtype != at::kHalf && scales.dtype != at::kBFloat16 && scales.dtype != at::kFloat) contents_.refuse(name + ".scales", "the type is not float16");
+    if (scales.dtype != at::kHalf && scales.dtype != at::kBFloat16 && scales.dtype != at::kFloat)
+      contents_.refuse(name + ".scales", "the type is not float16");
     Scheme s;
     s.name = name;
     s.out_features = weight.shape[1] * 8;
@@ -90,33 +91,27 @@ std::optional<std::string> why_not(const Scheme& s, const FormatOptions&) {
   return std::nullopt;
 }
 
-// The group size that AWQ declares, one for all.
-std::int64_t common_group(const std::vector<Scheme>& schemes) {
-  const std::int64_t group = schemes.empty() ? 128 : declared_group(schemes.front());
+std::optional<std::string> why_not_together(const std::vector<Scheme>& schemes) {
   for (const Scheme& s : schemes)
-    if (declared_group(s) != group)
-      throw Error(ErrorKind::unsupported, "AWQ has one group size for all linears: " + std::to_string(group) + ", not " + std::to_string(declared_group(s)), s.name,
-                  "one group size, or export to compressed-tensors or miq");
-  return group;
+    if (declared_group(s) != declared_group(schemes.front()))
+      return "AWQ has one group size for all linears, and " + s.name + " has another than " + schemes.front().name + "; compressed-tensors and miq can";
+  return std::nullopt;
 }
 
 std::vector<std::string> warnings(const std::vector<Scheme>& schemes, const FormatOptions&) {
   using Reason = std::optional<std::string>;
   std::vector<std::string> out;
-  common_group(schemes);  // what cannot be declared is refused before the work
   warn_first(out, "vLLM and SGLang serve AWQ in whole groups of 32, 64, 128 or a row", schemes, [](const Scheme& s) -> Reason {
     const std::int64_t group = declared_group(s);
     if (group != -1 && group != 32 && group != 64 && group != 128) return "has groups of " + std::to_string(group);
     if (group > 0 && s.in_features % group != 0) return "has fewer inputs than a group";
     return std::nullopt;
   });
-  warn_first(out, "vLLM serves symmetric AWQ with a slow kernel", schemes, [](const Scheme& s) -> Reason {
-    return s.grid.symmetric ? Reason("is symmetric") : std::nullopt;
-  });
-  warn_first(out, "transformers keeps the head of AWQ checkpoints in float", schemes, [](const Scheme& s) -> Reason {
-    return is_head(s.name) ? Reason("is the head") : std::nullopt;
-  });
-  warn_first(out, "TensorRT-LLM and llama.cpp read no AWQ checkpoints of this layout", schemes, [](const Scheme&) -> Reason { return "is one"; });
+  warn_first(out, "vLLM serves symmetric AWQ with a slow kernel", schemes,
+             [](const Scheme& s) -> Reason { return s.grid.symmetric ? Reason("is symmetric") : std::nullopt; });
+  warn_first(out, "transformers keeps the head of AWQ checkpoints in float", schemes,
+             [](const Scheme& s) -> Reason { return is_head(s.name) ? Reason("is the head") : std::nullopt; });
+  out.push_back("TensorRT-LLM and llama.cpp read no AWQ checkpoints of this layout");
   return out;
 }
 
@@ -133,7 +128,7 @@ std::vector<NamedTensor> encode(const std::vector<NamedLinear>& linears, const F
 }
 
 void declare(const std::vector<Scheme>& schemes, const std::vector<std::string>& kept, const FormatOptions&, Declaration& declaration) {
-  const std::int64_t group = common_group(schemes);
+  const std::int64_t group = schemes.empty() ? 128 : declared_group(schemes.front());
   const bool symmetric = std::all_of(schemes.begin(), schemes.end(), [](const Scheme& s) { return s.grid.symmetric; });
   nlohmann::ordered_json config = {{"quant_method", "awq"}, {"bits", 4}, {"group_size", group}, {"zero_point", !symmetric}, {"version", "gemm"}};
   config["modules_to_not_convert"] = kept.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(kept);
@@ -153,12 +148,14 @@ const Format awq_format = {
     .summary = "AWQ (AutoAWQ's GEMM layout): 4 bits",
     .why_not = why_not,
     .warnings = warnings,
-    .scale_dtype = [](const quantizer::Grid&, const FormatOptions& options) { return options.model_dtype == at::kBFloat16 ? at::kBFloat16 : at::kHalf; },
+    .scale_dtype = [](const quantizer::Grid&,
+                      const FormatOptions& options) { return options.model_dtype == at::kBFloat16 ? at::kBFloat16 : at::kHalf; },
     .encode = encode,
     .declare = declare,
     .recognises = recognises,
     .open = [](std::shared_ptr<const TensorSource> source, const nlohmann::json& quantization, const nlohmann::json&, const std::string& where)
         -> std::unique_ptr<Decoder> { return std::make_unique<AwqDecoder>(Contents(std::move(source), where), quantization); },
+    .why_not_together = why_not_together,
 };
 
 }  // namespace miq::format

@@ -1,11 +1,12 @@
 // compressed-tensors (llm-compressor, vLLM): packed integers, int8, fp8, with or without quantized activations, each linear
 // its own. Sources: compressed-tensors 0.19 compressors/{pack_quantized,naive_quantized}, quantization/; the zero points are
 // packed along the output.
+#include "compressed_tensors.h"
+
 #include <ATen/ATen.h>
 
 #include <algorithm>
 
-#include "compressed_tensors.h"
 #include "formats.h"
 
 namespace miq::format {
@@ -26,10 +27,14 @@ Storage storage_of(const Scheme& s) {
 std::string strategy_of(const Scheme& s) {
   const bool packed = storage_of(s) == Storage::packed;  // rows only: those of a tensor or a block repeat their scale
   switch (s.grid.granularity) {
-    case Granularity::tensor: return packed ? "channel" : "tensor";
-    case Granularity::channel: return "channel";
-    case Granularity::group: return "group";
-    case Granularity::block: return packed ? "group" : "block";
+    case Granularity::tensor:
+      return packed ? "channel" : "tensor";
+    case Granularity::channel:
+      return "channel";
+    case Granularity::group:
+      return "group";
+    case Granularity::block:
+      return packed ? "group" : "block";
   }
   return "";
 }
@@ -38,16 +43,21 @@ namespace {
 
 const char* layout_of(const Scheme& s) {
   switch (storage_of(s)) {
-    case Storage::packed: return "pack-quantized";
-    case Storage::integers: return "int-quantized";
-    case Storage::floats: return s.activation.enabled() ? "float-quantized" : "naive-quantized";
+    case Storage::packed:
+      return "pack-quantized";
+    case Storage::integers:
+      return "int-quantized";
+    case Storage::floats:
+      return s.activation.enabled() ? "float-quantized" : "naive-quantized";
   }
   return "";
 }
 
 Json activation_args(const Activation& a) {
   if (!a.enabled()) return nullptr;
-  const char* strategy = a.granularity == ActivationGranularity::tensor ? "tensor" : a.granularity == ActivationGranularity::token ? "token" : "group";
+  const char* strategy = a.granularity == ActivationGranularity::tensor  ? "tensor"
+                         : a.granularity == ActivationGranularity::token ? "token"
+                                                                         : "group";
   Json args = {{"num_bits", a.bits},
                {"type", a.type == GridType::integer ? "int" : "float"},
                {"symmetric", a.symmetric},
@@ -87,10 +97,12 @@ std::optional<std::string> why_not(const Scheme& s, const FormatOptions&) {
     if (a.type == GridType::fp8_e5m2) return "compressed-tensors quantizes activations to fp8 of kind e4m3, not e5m2; miq can";
     if (a.type == GridType::integer && s.grid.is_fp8()) return "compressed-tensors has no fp8 weights with integer activations; miq can";
     if (!a.dynamic && a.granularity != ActivationGranularity::tensor) return "compressed-tensors has static activations per tensor only; miq can";
-    if (a.granularity == ActivationGranularity::group && s.in_features % a.group_size != 0) return "compressed-tensors has no shorter last group of activations; miq can";
+    if (a.granularity == ActivationGranularity::group && s.in_features % a.group_size != 0)
+      return "compressed-tensors has no shorter last group of activations; miq can";
   }
   if (s.grid.granularity != Granularity::block && is_ragged(s)) return "compressed-tensors has no shorter last group; miq and dequantized can";
-  if (storage_of(s) == Storage::packed && is_ragged(s)) return "compressed-tensors has no shorter last block of packed integers; miq and dequantized can";
+  if (storage_of(s) == Storage::packed && is_ragged(s))
+    return "compressed-tensors has no shorter last block of packed integers; miq and dequantized can";
   return std::nullopt;
 }
 
@@ -112,19 +124,23 @@ at::Tensor input_scale(const NamedLinear& named) {
   return at::equal(stored.to(at::kFloat), exact) ? stored : exact;
 }
 
-void encode_linear(const NamedLinear& named, std::vector<NamedTensor>& out) {
+// Weights alone, a byte for each code, where the variant asks for that.
+bool is_naive(const Scheme& s, const FormatOptions& options) { return options.version == "naive" && storage_of(s) == Storage::packed && !s.activation.enabled(); }
+
+void encode_linear(const NamedLinear& named, const FormatOptions& options, std::vector<NamedTensor>& out) {
   const QuantizedLinear& linear = *named.linear;
   const Scheme s = scheme_of(named.name, linear);
   const int bits = s.grid.bits;
   const auto put = [&](const char* end, const at::Tensor& tensor) { out.push_back({named.name + end, tensor}); };
-  const Storage storage = storage_of(s);
+  const Storage storage = is_naive(s, options) ? Storage::integers : storage_of(s);
   put(".weight_scale", stored_rows(stored_scales(named, s.grid.scale_dtype), s));
   if (storage == Storage::floats) {
     put(".weight", linear.codes_OI.contiguous().view(at::kFloat8_e4m3fn));
   } else {
     const at::Tensor zeros_OG = stored_zeros(named);
     if (s.grid.symmetric && !zeros_OG.eq(1 << (bits - 1)).all().item<bool>())
-      throw Error(ErrorKind::unsupported, "compressed-tensors has no zero points other than the middle for symmetric grids", named.name, "export to miq or dequantized");
+      throw Error(ErrorKind::unsupported, "compressed-tensors has no zero points other than the middle for symmetric grids", named.name,
+                  "export to miq or dequantized");
     if (storage == Storage::packed) {
       put(".weight_packed", pack_bits(linear.codes_OI, bits));
       put(".weight_shape", at::tensor({s.out_features, s.in_features}, at::kLong));
@@ -142,16 +158,17 @@ void encode_linear(const NamedLinear& named, std::vector<NamedTensor>& out) {
 
 std::vector<NamedTensor> encode(const std::vector<NamedLinear>& linears, const FormatOptions& options) {
   std::vector<NamedTensor> out;
-  for (const NamedLinear& named : linears) encode_linear(named, out);
+  for (const NamedLinear& named : linears) encode_linear(named, options, out);
   std::set<std::string> own;
   for (NamedTensor& matrix : encode_rotations(linears, options.stored_rotations ? *options.stored_rotations : own)) out.push_back(std::move(matrix));
   return out;
 }
 
-void declare(const std::vector<Scheme>& schemes, const std::vector<std::string>& kept, const FormatOptions&, Declaration& declaration) {
+void declare(const std::vector<Scheme>& schemes, const std::vector<std::string>& kept, const FormatOptions& options, Declaration& declaration) {
   std::vector<Json> groups;
   for (const Scheme& s : schemes) {
-    const Json own = declared_group_of(s);
+    Json own = declared_group_of(s);
+    if (is_naive(s, options)) own["format"] = "naive-quantized";
     auto group = std::find_if(groups.begin(), groups.end(), [&](const Json& g) {
       return g.at("format") == own.at("format") && g.at("weights") == own.at("weights") && g.at("input_activations") == own.at("input_activations");
     });
@@ -165,7 +182,8 @@ void declare(const std::vector<Scheme>& schemes, const std::vector<std::string>&
   if (groups.size() == 1) groups.front()["targets"] = Json::array({"Linear"});
   Json ignore = kept;
   // A head is a Linear to these readers even when it is the embedding's matrix.
-  const bool head = std::any_of(schemes.begin(), schemes.end(), [](const Scheme& s) { return is_head(s.name); }) || std::any_of(kept.begin(), kept.end(), is_head);
+  const bool head =
+      std::any_of(schemes.begin(), schemes.end(), [](const Scheme& s) { return is_head(s.name); }) || std::any_of(kept.begin(), kept.end(), is_head);
   if (!head) ignore.push_back("lm_head");
   Json config = {{"quant_method", "compressed-tensors"},
                  {"version", "0.17.0"},  // the first whose packing this is
@@ -173,7 +191,7 @@ void declare(const std::vector<Scheme>& schemes, const std::vector<std::string>&
                  {"quantization_status", "compressed"},
                  {"global_compression_ratio", nullptr},
                  {"ignore", ignore},
-                 {"kv_cache_scheme", nullptr},
+                 {"kv_cache_scheme", options.kv_cache_scheme},
                  {"sparsity_config", Json::object()},
                  {"transform_config", declare_rotations(schemes)}};
   for (size_t i = 0; i < groups.size(); ++i) config["config_groups"]["group_" + std::to_string(i)] = groups[i];
@@ -188,7 +206,11 @@ bool recognises(const nlohmann::json& q) {
 }  // namespace
 
 Json declared_group_of(const Scheme& s) {
-  return {{"targets", Json::array()}, {"format", layout_of(s)}, {"weights", weight_args(s)}, {"input_activations", activation_args(s.activation)}, {"output_activations", nullptr}};
+  return {{"targets", Json::array()},
+          {"format", layout_of(s)},
+          {"weights", weight_args(s)},
+          {"input_activations", activation_args(s.activation)},
+          {"output_activations", nullptr}};
 }
 
 }  // namespace ct
@@ -203,6 +225,7 @@ const Format compressed_tensors_format = {
     .declare = ct::declare,
     .recognises = ct::recognises,
     .open = ct::open,
+    .variants = {"naive"},
 };
 
 }  // namespace miq::format

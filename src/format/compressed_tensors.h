@@ -36,7 +36,8 @@ class Rotations {
   /// Whether one applies at "input" or "output". @throws Error{unsupported} for two.
   bool rotates(const std::string& linear, const std::string& location) const { return find(linear, location) != nullptr; }
   /// V of order n (location "input"), U ("output"); null: none. @throws Error{io}
-  std::shared_ptr<const quantizer::Orthogonal> rotation(const Contents& contents, const std::string& linear, const std::string& location, std::int64_t n) const;
+  std::shared_ptr<const quantizer::Orthogonal> rotation(const Contents& contents, const std::string& linear, const std::string& location,
+                                                        std::int64_t n) const;
 
  private:
   struct Application {

@@ -3,6 +3,7 @@
 // Sources: compressed-tensors 0.19 transform/{transform_config,factory/hadamard}.py; vLLM 0.33 compressed_tensors/transform.
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "compressed_tensors.h"
@@ -15,6 +16,9 @@ using quantizer::Orthogonal;
 std::string tensor_name(const std::string& linear, const std::string& scheme, const std::string& location) {
   return linear + "." + scheme + "_" + location + ".weight";
 }
+
+// The first rotation of each side is "v" or "u", as QuIP's modifier calls them; more of them tell themselves apart.
+std::string scheme_name(const std::string& side, const std::string& rotation, bool first) { return first ? side : side + "_" + rotation; }
 
 // Sylvester's matrix, +-1.
 at::Tensor sylvester(std::int64_t n) { return quantizer::hadamard(n, 1)->apply(at::eye(n, at::kDouble)).sign(); }
@@ -71,14 +75,17 @@ std::string Rotations::matrix_of(const Contents& contents, const Application& a,
   return "";
 }
 
-std::shared_ptr<const Orthogonal> Rotations::rotation(const Contents& contents, const std::string& linear, const std::string& location, std::int64_t n) const {
+std::shared_ptr<const Orthogonal> Rotations::rotation(const Contents& contents, const std::string& linear, const std::string& location,
+                                                      std::int64_t n) const {
   const Application* a = find(linear, location);
   if (a == nullptr) return nullptr;
   const std::int64_t order = a->block == 0 ? n : a->block;
   if (n % order != 0)
     throw Error(ErrorKind::io, "rotations of " + std::to_string(order) + " do not divide its " + location + " of " + std::to_string(n), linear);
   const std::string stored = matrix_of(contents, *a, linear, order);
-  if (stored.empty() && a->type != "hadamard") contents.refuse(tensor_name(linear, a->scheme, location), "the tensor is missing, as is any other of this transform and order " + std::to_string(order));
+  if (stored.empty() && a->type != "hadamard")
+    contents.refuse(tensor_name(linear, a->scheme, location),
+                    "the tensor is missing, as is any other of this transform and order " + std::to_string(order));
   const std::string key = stored + (a->inverse ? " inverse " : " ") + location + " " + std::to_string(n);
   const std::lock_guard lock(mutex_);
   if (const auto found = made_.find(key); found != made_.end()) return found->second;
@@ -86,7 +93,8 @@ std::shared_ptr<const Orthogonal> Rotations::rotation(const Contents& contents, 
     throw Error(ErrorKind::io, "there is no Sylvester matrix of order " + std::to_string(order) + " for the transform '" + a->scheme + "'", linear);
   at::Tensor matrix;
   if (stored.empty() && order == n) return made_[key] = quantizer::hadamard(n, 1);  // symmetric
-  matrix = stored.empty() ? sylvester(order) : contents.read(stored, {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16}, {order, order}).to(at::kDouble);
+  matrix =
+      stored.empty() ? sylvester(order) : contents.read(stored, {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16}, {order, order}).to(at::kDouble);
   const at::Tensor norms = matrix.square().sum(1) / static_cast<double>(order);
   if (!((norms - 1).abs() < 1e-2).all().item<bool>()) contents.refuse(stored, "the rows of a rotation are not of length sqrt(n)");
   // x T for rows is Q = T^T for columns; at the output the row y' T is U^T y': U = T.
@@ -97,14 +105,16 @@ std::shared_ptr<const Orthogonal> Rotations::rotation(const Contents& contents, 
 
 std::vector<NamedTensor> encode_rotations(const std::vector<NamedLinear>& linears, std::set<std::string>& stored) {
   std::vector<NamedTensor> out;
+  const auto store = [&](const std::string& linear, const std::string& side, const std::string& rotation, const char* location, const Orthogonal& matrix) {
+    const bool first = std::none_of(stored.begin(), stored.end(), [&](const std::string& other) { return other[0] == side[0]; });
+    if (stored.insert(side + "_" + rotation).second) out.push_back({tensor_name(linear, scheme_name(side, rotation, first), location), matrix_of_rotation(matrix)});
+  };
   for (const NamedLinear& named : linears) {
     const auto& online = named.linear->online;
     if (!online.input && !online.output) continue;
     const Scheme s = scheme_of(named.name, *named.linear);
-    if (online.input && stored.insert("v_" + s.input_rotation).second)
-      out.push_back({tensor_name(named.name, "v_" + s.input_rotation, "input"), matrix_of_rotation(*online.input)});
-    if (online.output && stored.insert("u_" + s.output_rotation).second)
-      out.push_back({tensor_name(named.name, "u_" + s.output_rotation, "output"), matrix_of_rotation(*online.output)});
+    if (online.input) store(named.name, "v", s.input_rotation, "input", *online.input);
+    if (online.output) store(named.name, "u", s.output_rotation, "output", *online.output);
   }
   return out;
 }
@@ -112,22 +122,30 @@ std::vector<NamedTensor> encode_rotations(const std::vector<NamedLinear>& linear
 nlohmann::ordered_json declare_rotations(const std::vector<Scheme>& schemes) {
   using Json = nlohmann::ordered_json;
   Json groups = Json::object();
+  std::map<std::string, std::string> first;  // of each side
   const auto apply = [](const char* location, bool inverse) {
     return Json{{"targets", Json::array()}, {"ignore", Json::array()}, {"location", location}, {"inverse", inverse}};
   };
-  const auto add = [&](const Scheme& s, const std::string& side, const std::string& rotation, std::int64_t dimension) {
+  const auto add = [&](const Scheme& s, const std::string& side, const std::string& rotation) {
     if (rotation.empty()) return;
-    Json& group = groups[side + "_" + rotation];
+    const bool is_first = first.emplace(side, rotation).first->second == rotation;
+    Json& group = groups[scheme_name(side, rotation, is_first)];
     if (group.is_null()) {
-      const std::int64_t block = std::stoll(rotation);
-      group = {{"type", "random-hadamard"}, {"head_dim", block == dimension ? Json() : Json(block)}, {"randomize", false}, {"requires_grad", false}, {"precision", "torch.float64"}};
-      group["apply"] = side == "v" ? Json::array({apply("input", false), apply("weight_input", true)}) : Json::array({apply("weight_output", false), apply("output", true)});
+      group = {{"type", "random-hadamard"},
+               {"head_dim", std::stoll(rotation)},
+               {"randomize", false},
+               {"requires_grad", false},
+               {"precision", "torch.float64"}};
+      group["apply"] = side == "v" ? Json::array({apply("input", false), apply("weight_input", true)})
+                                   : Json::array({apply("weight_output", false), apply("output", true)});
     }
     for (Json& one : group["apply"]) one["targets"].push_back(s.name);
   };
   for (const Scheme& s : schemes) {
-    add(s, "v", s.input_rotation, s.in_features);
-    add(s, "u", s.output_rotation, s.out_features);
+    if (s.rotated_input == s.input_rotation.empty() || s.rotated_output == s.output_rotation.empty())
+      throw Error(ErrorKind::internal, "declared before its rotations are known", s.name);
+    add(s, "v", s.input_rotation);
+    add(s, "u", s.output_rotation);
   }
   return groups.empty() ? Json::object() : Json{{"config_groups", groups}};
 }

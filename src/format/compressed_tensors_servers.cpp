@@ -42,38 +42,13 @@ Reason vllm_refuses(const Scheme& s) {
   return std::nullopt;
 }
 
-// vLLM multiplies q, k, v and gate, up at once: the part of a name before, and which of the two.
-std::string fused_with(const std::string& name) {
-  const size_t dot = name.rfind('.');
-  if (dot == std::string::npos) return "";
-  const std::string last = name.substr(dot + 1), before = name.substr(0, dot);
-  if (last == "q_proj" || last == "k_proj" || last == "v_proj") return before + ".qkv";
-  if (last == "gate_proj" || last == "up_proj") return before + ".gate_up";
-  return "";
-}
-
-void warn_of_fused(std::vector<std::string>& out, const std::vector<Scheme>& schemes) {
-  std::map<std::string, std::vector<const Scheme*>> fused;
-  for (const Scheme& s : schemes)
-    if (const std::string key = fused_with(s.name); !key.empty()) fused[key].push_back(&s);
-  const auto mates = [&](const Scheme& s) -> const std::vector<const Scheme*>& { return fused[fused_with(s.name)]; };
-  warn_first(out, "vLLM needs one scheme for q, k, v and one for gate, up, or float for all of them", schemes, [&](const Scheme& s) -> Reason {
-    const std::string key = fused_with(s.name);
-    if (key.empty()) return std::nullopt;
-    if (mates(s).size() < (key.ends_with(".qkv") ? 3 : 2)) return "has a neighbour in float";
-    for (const Scheme* mate : mates(s))
-      if (declared_group_of(*mate) != declared_group_of(s) || mate->input_rotation != s.input_rotation) return "differs from " + mate->name;
-    return std::nullopt;
-  });
+void warn_of_rotated_outputs(std::vector<std::string>& out, const std::vector<Scheme>& schemes) {
+  std::map<std::string, const Scheme*> first;
   warn_first(out, "vLLM cannot load rotations that differ between the outputs of q, k, v or gate, up", schemes, [&](const Scheme& s) -> Reason {
-    if (fused_with(s.name).empty()) return std::nullopt;
-    for (const Scheme* mate : mates(s))
-      if (mate->output_rotation != s.output_rotation) return "has one of its own";
-    return std::nullopt;
-  });
-  warn_first(out, "vLLM needs whole blocks of outputs in q, k, v and gate, up", schemes, [&](const Scheme& s) -> Reason {
-    if (strategy_of(s) != "block" || fused_with(s.name).empty() || s.out_features % s.grid.group_size == 0) return std::nullopt;
-    return "has " + std::to_string(s.out_features) + " outputs";
+    const std::string fused = fused_name(s.name);
+    if (fused.empty()) return std::nullopt;
+    const Scheme& mate = *first.emplace(fused, &s).first->second;
+    return mate.output_rotation == s.output_rotation ? Reason() : "has another than " + mate.name;
   });
 }
 
@@ -94,9 +69,17 @@ std::vector<std::string> warnings(const std::vector<Scheme>& schemes, const Form
   warn_first(out, "vLLM serves 4-bit weights with int8 activations on CPU and XPU only", schemes, [](const Scheme& s) -> Reason {
     return storage_of(s) == Storage::integers && s.grid.bits == 4 && !vllm_refuses(s) ? Reason("is one") : std::nullopt;
   });
-  warn_of_fused(out, schemes);
-  warn_first(out, "vLLM rotates on a single GPU only, and transformers, SGLang, TensorRT-LLM and llama.cpp silently compute nonsense without the rotations", schemes,
-             [](const Scheme& s) -> Reason { return s.rotated_input || s.rotated_output ? Reason("is rotated at run time") : std::nullopt; });
+  warn_of_fused(out, schemes, [](const Scheme& a, const Scheme& b) {
+    return declared_group_of(a) == declared_group_of(b) && a.input_rotation == b.input_rotation;
+  });
+  warn_of_rotated_outputs(out, schemes);
+  warn_first(out, "vLLM needs whole blocks of outputs in q, k, v and gate, up", schemes, [](const Scheme& s) -> Reason {
+    if (strategy_of(s) != "block" || fused_name(s.name).empty() || s.out_features % s.grid.group_size == 0) return std::nullopt;
+    return "has " + std::to_string(s.out_features) + " outputs";
+  });
+  warn_first(
+      out, "vLLM rotates on a single GPU only, and transformers, SGLang, TensorRT-LLM and llama.cpp silently compute nonsense without the rotations",
+      schemes, [](const Scheme& s) -> Reason { return s.rotated_input || s.rotated_output ? Reason("is rotated at run time") : std::nullopt; });
   warn_first(out, "SGLang serves packed weights of 4 and 8 bits only", schemes, [](const Scheme& s) -> Reason {
     return storage_of(s) == Storage::packed && s.grid.bits != 4 && s.grid.bits != 8 ? Reason(bits_text(s)) : std::nullopt;
   });
@@ -106,11 +89,12 @@ std::vector<std::string> warnings(const std::vector<Scheme>& schemes, const Form
   warn_first(out, "TensorRT-LLM serves fp8 only, by channel and token or in blocks of 128", schemes, [](const Scheme& s) -> Reason {
     if (storage_of(s) != Storage::floats) return "is no fp8";
     const bool token = strategy_of(s) == "channel" && dynamic_token(s) && s.activation.enabled();
-    const bool block = strategy_of(s) == "block" && s.grid.group_size == 128 && s.activation.granularity == ActivationGranularity::group && s.activation.group_size == 128;
+    const bool block = strategy_of(s) == "block" && s.grid.group_size == 128 && s.activation.granularity == ActivationGranularity::group &&
+                       s.activation.group_size == 128;
     return token || block ? Reason() : "has other scales";
   });
-  warn_first(out, "llama.cpp converts one scheme, packed 4 or 8 bits in groups or int8 and fp8 by channel or block, without static activations", schemes,
-             [&](const Scheme& s) -> Reason {
+  warn_first(out, "llama.cpp converts one scheme, packed 4 or 8 bits in groups or int8 and fp8 by channel or block, without static activations",
+             schemes, [&](const Scheme& s) -> Reason {
                if (declared_group_of(s) != declared_group_of(schemes.front())) return "differs from " + schemes.front().name;
                const std::string strategy = strategy_of(s);
                if (storage_of(s) == Storage::packed && strategy != "group") return "is packed by channel";

@@ -37,6 +37,7 @@ void copy_companions(const fs::path& original, const fs::path& folder) {
 class FolderWriter : public ExportWriter {
  public:
   explicit FolderWriter(const ExportJob& job) : job_(job) {
+    job_.options.stored_rotations = std::make_shared<std::set<std::string>>();
     copy_companions(job_.original, job_.folder);
     for (const auto& [name, content] : job_.changes.files) write_file_atomically(job_.folder / name, content);
     std::int64_t bytes = 0, tensors = 0;

@@ -12,7 +12,7 @@
 namespace miq::format {
 namespace {
 
-// FNV-1a over a rotation's parts; may stand in a tensor's name.
+// FNV-1a over a rotation's parts, of a repeated block those of the block alone; may stand in a tensor's name.
 std::string fingerprint(const std::shared_ptr<const quantizer::Orthogonal>& rotation) {
   if (!rotation) return "";
   std::uint64_t hash = 14695981039346656037ull;
@@ -20,11 +20,14 @@ std::string fingerprint(const std::shared_ptr<const quantizer::Orthogonal>& rota
     for (size_t i = 0; i < bytes; ++i) hash = (hash ^ static_cast<const unsigned char*>(data)[i]) * 1099511628211ull;
   };
   const quantizer::OrthogonalParts parts = rotation->parts();
-  mix(parts.kind.data(), parts.kind.size());
-  mix(&parts.order, sizeof parts.order);
+  const bool is_matrix = parts.kind == "dense" || parts.kind == "block_diagonal";
+  if (!is_matrix) {
+    mix(parts.kind.data(), parts.kind.size());
+    mix(&parts.order, sizeof parts.order);
+  }
   for (const auto& [name, tensor] : parts.tensors) {
     const at::Tensor values = tensor.cpu().contiguous();
-    mix(name.data(), name.size());
+    if (!is_matrix) mix(name.data(), name.size());
     mix(values.const_data_ptr(), values.nbytes());
   }
   char digits[17];
@@ -43,6 +46,7 @@ Scheme scheme_of(const std::string& name, const quantizer::QuantizedLinear& line
           .activation = linear.activation,
           .group_of_column = linear.group_of_column.defined(),
           .outliers = linear.outliers.defined(),
+          .zero_point_of_zero = linear.grid.is_integer() && linear.params.zeros_OG.min().item<float>() < 0.5f,
           .divisor = linear.online.divisor_I.defined(),
           .rotated_input = linear.online.input != nullptr,
           .rotated_output = linear.online.output != nullptr,

@@ -46,7 +46,8 @@ class GptqDecoder : public TableDecoder {
  public:
   GptqDecoder(Contents contents, const nlohmann::json& quantization) : TableDecoder(std::move(contents)) {
     read_config(quantization);
-    for (const std::string& name : contents_.named(".qweight")) add(read_scheme(name), {name + ".qweight", name + ".qzeros", name + ".scales", name + ".g_idx"});
+    for (const std::string& name : contents_.named(".qweight"))
+      add(read_scheme(name), {name + ".qweight", name + ".qzeros", name + ".scales", name + ".g_idx"});
     if (linears().empty()) contents_.refuse("*.qweight", "the checkpoint has no tensors of that name");
   }
 
@@ -75,7 +76,8 @@ class GptqDecoder : public TableDecoder {
     if (layout != "gptq" && layout != "gptq_v2")
       throw Error(ErrorKind::unsupported, "GPTQ checkpoints of checkpoint_format '" + layout + "' cannot be read", where, "gptq and gptq_v2 can");
     if (flag(q, "is_marlin_format", where, false)) throw Error(ErrorKind::unsupported, "GPTQ checkpoints repacked for Marlin cannot be read", where);
-    if (text(q, "pack_dtype", where, "int32") != "int32") throw Error(ErrorKind::unsupported, "GPTQ checkpoints are read with pack_dtype int32 only", where);
+    if (text(q, "pack_dtype", where, "int32") != "int32")
+      throw Error(ErrorKind::unsupported, "GPTQ checkpoints are read with pack_dtype int32 only", where);
     version_one_ = layout == "gptq";
     for (const auto& [key, value] : member(q, "dynamic", where).items()) {
       if (key.starts_with("-:") || !value.is_object()) continue;  // excluded: seen by its tensors
@@ -88,7 +90,8 @@ class GptqDecoder : public TableDecoder {
     Setting setting{whole_number(q, "bits", 1, 32, where, base ? std::optional(base->bits) : std::nullopt),
                     whole_number(q, "group_size", -1, kMaxGroup, where, base ? std::optional(base->group) : std::nullopt),
                     flag(q, "sym", where, base ? base->symmetric : true), flag(q, "desc_act", where, base ? base->act_order : false)};
-    if (!has_width(setting.bits)) throw Error(ErrorKind::unsupported, "GPTQ linears of " + std::to_string(setting.bits) + " bits cannot be read", where, "2, 3, 4 and 8 can");
+    if (!has_width(setting.bits))
+      throw Error(ErrorKind::unsupported, "GPTQ linears of " + std::to_string(setting.bits) + " bits cannot be read", where, "2, 3, 4 and 8 can");
     if (setting.group == 0) throw Error(ErrorKind::io, "quantization configuration: 'group_size' is 0", where);
     return setting;
   }
@@ -97,7 +100,8 @@ class GptqDecoder : public TableDecoder {
     const TensorSpec &weight = contents_.spec(name + ".qweight", 2), &scales = contents_.spec(name + ".scales", 2);
     const std::int64_t words = weight.shape[0];
     if (weight.dtype != at::kInt) contents_.refuse(name + ".qweight", "the type is not int32");
-    if (scales.dtype != at::kHalf && scales.dtype != at::kBFloat16 && scales.dtype != at::kFloat) contents_.refuse(name + ".scales", "the type is not float16");
+    if (scales.dtype != at::kHalf && scales.dtype != at::kBFloat16 && scales.dtype != at::kFloat)
+      contents_.refuse(name + ".scales", "the type is not float16");
     const bool indexed = contents_.has(name + ".g_idx");
     // The shapes settle which entry holds: the order of `dynamic`, of which the first counts, is not kept by JSON.
     std::vector<Setting> candidates;
@@ -141,7 +145,7 @@ class GptqDecoder : public TableDecoder {
 bool is_version_one(const FormatOptions& options) {
   if (options.version.empty() || options.version == "v1") return true;
   if (options.version == "v2") return false;
-  throw Error(ErrorKind::config, "unknown version '" + options.version + "' of the GPTQ layout", "export.version", "v1 or v2");
+  throw Error(ErrorKind::config, "unknown version '" + options.version + "' of the GPTQ layout", "export.variant", "v1 or v2");
 }
 
 std::optional<std::string> why_not(const Scheme& s, const FormatOptions& options) {
@@ -151,7 +155,7 @@ std::optional<std::string> why_not(const Scheme& s, const FormatOptions& options
   if (s.rotated_input || s.rotated_output) return "GPTQ cannot hold rotations done at run time; compressed-tensors, miq and dequantized can";
   if (s.activation.enabled()) return "GPTQ cannot say that activations are quantized; compressed-tensors and miq can";
   if (!has_width(s.grid.bits)) return "GPTQ holds 2, 3, 4 and 8 bits, not " + std::to_string(s.grid.bits) + "; compressed-tensors and miq can";
-  if (version_one && !s.grid.symmetric)
+  if (version_one && s.zero_point_of_zero)
     return "version v1 of GPTQ cannot hold a zero point of 0, which an asymmetric grid may need; version v2, compressed-tensors and miq can";
   if (s.in_features % 32 != 0) return "GPTQ packs 32 inputs at a time, not " + std::to_string(s.in_features) + "; miq and dequantized can";
   if (s.out_features % 32 != 0) return "GPTQ packs 32 outputs at a time, not " + std::to_string(s.out_features) + "; miq and dequantized can";
@@ -169,12 +173,14 @@ std::vector<std::string> warnings(const std::vector<Scheme>& schemes, const Form
     if (group != -1 && group != 32 && group != 64 && group != 128) return "has groups of " + std::to_string(group);
     return std::nullopt;
   };
-  warn_first(out, "vLLM serves GPTQ of 4 and 8 bits, symmetric, in whole groups of 32, 64, 128 or a row, without desc_act", schemes, [&](const Scheme& s) -> Reason {
-    if (Reason reason = types(s)) return reason;
-    if (s.group_of_column) return "has desc_act";
-    if (declared_group(s) > 0 && s.in_features % declared_group(s) != 0) return "has fewer inputs than a group";
-    return std::nullopt;
-  });
+  warn_first(out, "vLLM serves GPTQ of 4 and 8 bits, symmetric, in whole groups of 32, 64, 128 or a row, without desc_act", schemes,
+             [&](const Scheme& s) -> Reason {
+               if (Reason reason = types(s)) return reason;
+               if (s.group_of_column) return "has desc_act";
+               if (declared_group(s) > 0 && s.in_features % declared_group(s) != 0) return "has fewer inputs than a group";
+               return std::nullopt;
+             });
+  warn_of_fused(out, schemes, [](const Scheme& a, const Scheme& b) { return setting_of(a) == setting_of(b); });
   warn_first(out, "SGLang serves GPTQ of 4 and 8 bits, symmetric, with inputs in 128s and outputs in 64s", schemes, [&](const Scheme& s) -> Reason {
     if (Reason reason = types(s)) return reason;
     if (s.in_features % 128 != 0) return "has " + std::to_string(s.in_features) + " inputs";
@@ -190,7 +196,7 @@ std::vector<std::string> warnings(const std::vector<Scheme>& schemes, const Form
     if (s.grid.bits == 3 || s.grid.bits != schemes.front().grid.bits) return "has " + std::to_string(s.grid.bits) + " bits";
     return std::nullopt;
   });
-  warn_first(out, "TensorRT-LLM reads no GPTQ checkpoints", schemes, [](const Scheme&) -> Reason { return "is one"; });
+  out.push_back("TensorRT-LLM reads no GPTQ checkpoints");
   return out;
 }
 
@@ -215,15 +221,19 @@ std::vector<NamedTensor> encode(const std::vector<NamedLinear>& linears, const F
   return out;
 }
 
-void declare(const std::vector<Scheme>& schemes, const std::vector<std::string>& kept, const FormatOptions& options, Declaration& declaration) {
-  std::map<Setting, size_t> count;
-  for (const Scheme& s : schemes)
-    if (!is_head(s.name)) ++count[setting_of(s)];
-  if (count.empty() && !schemes.empty()) ++count[setting_of(schemes.front())];
-  const auto commonest = std::max_element(count.begin(), count.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
-  const Setting base = commonest == count.end() ? Setting{4, 128, true, false} : commonest->first;
-  const bool head = std::any_of(schemes.begin(), schemes.end(), [](const Scheme& s) { return is_head(s.name); });
+// `dynamic`: what differs from the base. vLLM looks up a fused linear by its own name: it gets what all of its parts have.
+nlohmann::ordered_json overrides(const std::vector<Scheme>& schemes, const std::vector<std::string>& kept, const Setting& base) {
   nlohmann::ordered_json dynamic = nlohmann::ordered_json::object();
+  std::map<std::string, std::vector<nlohmann::ordered_json>> fused;  // by sign and name
+  const auto add = [&](const std::string& sign, const std::string& name, const nlohmann::ordered_json& value) {
+    dynamic[sign + exact_pattern(name)] = value;
+    const std::string whole = fused_name(name);
+    if (whole.empty()) return;
+    std::vector<nlohmann::ordered_json>& parts = fused[sign + whole];
+    parts.push_back(value);
+    if (parts.size() == fused_parts(whole) && std::count(parts.begin(), parts.end(), value) == std::ssize(parts))
+      dynamic[sign + exact_pattern(whole)] = value;
+  };
   for (const Scheme& s : schemes) {
     const Setting own = setting_of(s);
     if (own == base) continue;
@@ -232,13 +242,25 @@ void declare(const std::vector<Scheme>& schemes, const std::vector<std::string>&
     if (own.group != base.group) difference["group_size"] = own.group;
     if (own.symmetric != base.symmetric) difference["sym"] = own.symmetric;
     if (own.act_order != base.act_order) difference["desc_act"] = own.act_order;
-    dynamic["+:" + exact_pattern(s.name)] = difference;
+    add("+:", s.name, difference);
   }
   for (const std::string& name : kept)
-    if (!is_head(name)) dynamic["-:" + exact_pattern(name)] = nlohmann::ordered_json::object();
+    if (!is_head(name)) add("-:", name, nlohmann::ordered_json::object());
+  return dynamic;
+}
+
+void declare(const std::vector<Scheme>& schemes, const std::vector<std::string>& kept, const FormatOptions& options, Declaration& declaration) {
+  std::map<Setting, size_t> count;
+  for (const Scheme& s : schemes)
+    if (!is_head(s.name)) ++count[setting_of(s)];
+  if (count.empty() && !schemes.empty()) ++count[setting_of(schemes.front())];
+  const auto commonest = std::max_element(count.begin(), count.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  const Setting base = commonest == count.end() ? Setting{4, 128, true, false} : commonest->first;
+  const bool head = std::any_of(schemes.begin(), schemes.end(), [](const Scheme& s) { return is_head(s.name); });
+  const nlohmann::ordered_json dynamic = overrides(schemes, kept, base);
   const std::string layout = is_version_one(options) ? "gptq" : "gptq_v2";
-  nlohmann::ordered_json config = {{"quant_method", "gptq"}, {"bits", base.bits},          {"group_size", base.group}, {"desc_act", base.act_order},
-                                   {"sym", base.symmetric},  {"lm_head", head},            {"checkpoint_format", layout}, {"format", layout},
+  nlohmann::ordered_json config = {{"quant_method", "gptq"}, {"bits", base.bits},    {"group_size", base.group},    {"desc_act", base.act_order},
+                                   {"sym", base.symmetric},  {"lm_head", head},      {"checkpoint_format", layout}, {"format", layout},
                                    {"method", "gptq"},       {"pack_dtype", "int32"}};
   if (!dynamic.empty()) config["dynamic"] = dynamic;
   config["meta"] = {{"quantizer", nlohmann::ordered_json::array({"miq:" MIQ_VERSION})}};
@@ -265,6 +287,7 @@ const Format gptq_format = {
     .recognises = recognises,
     .open = [](std::shared_ptr<const TensorSource> source, const nlohmann::json& quantization, const nlohmann::json&, const std::string& where)
         -> std::unique_ptr<Decoder> { return std::make_unique<GptqDecoder>(Contents(std::move(source), where), quantization); },
+    .variants = {"v1", "v2"},
 };
 
 }  // namespace miq::format

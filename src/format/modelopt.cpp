@@ -131,7 +131,7 @@ std::vector<NamedTensor> encode(const std::vector<NamedLinear>& fused, const For
   return tensors;
 }
 
-void declare(const std::vector<Scheme>& schemes, const std::vector<std::string>& kept, const FormatOptions&, Declaration& declaration) {
+void declare(const std::vector<Scheme>& schemes, const std::vector<std::string>& kept, const FormatOptions& options, Declaration& declaration) {
   using Json = nlohmann::ordered_json;
   if (schemes.empty()) return;
   const auto algorithm = algorithm_of(schemes.front().grid, schemes.front().activation);
@@ -141,8 +141,10 @@ void declare(const std::vector<Scheme>& schemes, const std::vector<std::string>&
     const Json eight = {{"dynamic", false}, {"num_bits", 8}, {"type", "float"}};
     flat["config_groups"] = {{"group_0", {{"input_activations", eight}, {"weights", eight}, {"targets", {"Linear"}}}}};
   }
+  const bool fp8_cache = options.kv_cache_scheme.is_object();
+  if (fp8_cache) flat["kv_cache_scheme"] = options.kv_cache_scheme;
   declaration.config["quantization_config"] = flat;
-  Json quantization = {{"quant_algo", name_of(*algorithm)}, {"kv_cache_quant_algo", nullptr}};
+  Json quantization = {{"quant_algo", name_of(*algorithm)}, {"kv_cache_quant_algo", fp8_cache ? Json("FP8") : Json()}};
   if (is_int4(*algorithm)) quantization.update(Json{{"group_size", schemes.front().grid.group_size}, {"has_zero_point", false}, {"pre_quant_scale", true}});
   quantization["exclude_modules"] = kept;
   declaration.files["hf_quant_config.json"] = Json{{"producer", producer}, {"quantization", quantization}}.dump(4) + "\n";

@@ -105,7 +105,8 @@ std::int64_t whole_number(const nlohmann::json& object, const std::string& key, 
     if (fallback) return *fallback;
     refuse_key(key, "is missing", where);
   }
-  if (!value->is_number_integer() || (value->is_number_unsigned() && value->get<std::uint64_t>() > INT64_MAX)) refuse_key(key, "is no whole number", where);
+  if (!value->is_number_integer() || (value->is_number_unsigned() && value->get<std::uint64_t>() > INT64_MAX))
+    refuse_key(key, "is no whole number", where);
   const auto number = value->get<std::int64_t>();
   if (number < low || number > high)
     refuse_key(key, "is " + std::to_string(number) + ", not " + std::to_string(low) + " to " + std::to_string(high), where);
@@ -154,7 +155,8 @@ std::vector<std::string> texts(const nlohmann::json& object, const std::string& 
 
 NamePattern::NamePattern(const std::string& pattern, const std::string& where) : literal_(quoted_name(pattern)) {
   if (literal_) return;
-  if (pattern.size() > kMaxPattern) throw Error(ErrorKind::io, "quantization configuration: a pattern of names has " + std::to_string(pattern.size()) + " characters", where);
+  if (pattern.size() > kMaxPattern)
+    throw Error(ErrorKind::io, "quantization configuration: a pattern of names has " + std::to_string(pattern.size()) + " characters", where);
   try {
     regex_ = std::regex(pattern, std::regex::ECMAScript);
   } catch (const std::regex_error& error) {
@@ -183,17 +185,29 @@ std::string exact_pattern(const std::string& name) {
 
 bool is_head(const std::string& linear) { return linear == "lm_head" || linear.ends_with(".lm_head"); }
 
+std::string fused_name(const std::string& linear) {
+  const size_t dot = linear.rfind('.');
+  if (dot == std::string::npos) return "";
+  const std::string last = linear.substr(dot + 1), before = linear.substr(0, dot + 1);
+  if (last == "q_proj" || last == "k_proj" || last == "v_proj") return before + "qkv_proj";
+  return last == "gate_proj" || last == "up_proj" ? before + "gate_up_proj" : "";
+}
+
+size_t fused_parts(const std::string& fused) { return fused.ends_with("qkv_proj") ? 3 : 2; }
+
 at::Tensor stored_scales(const NamedLinear& linear, at::ScalarType dtype) {
   const at::Tensor scales = linear.linear->params.scales_OG, stored = scales.to(dtype);
   if (!at::equal(stored.to(at::kFloat), scales))
-    throw Error(ErrorKind::unsupported, "its scales are not numbers of " + dtype_name(dtype), linear.name, "quantize with this export in the job, or export to miq");
+    throw Error(ErrorKind::unsupported, "its scales are not numbers of " + dtype_name(dtype), linear.name,
+                "quantize with this export in the job, or export to miq");
   return stored;
 }
 
 at::Tensor stored_zeros(const NamedLinear& linear) {
   const at::Tensor zeros = linear.linear->params.zeros_OG, codes = zeros.clamp(0, (1 << linear.linear->grid.bits) - 1).round();
   if (!at::equal(codes, zeros))
-    throw Error(ErrorKind::unsupported, "its zero points are not whole numbers of " + std::to_string(linear.linear->grid.bits) + " bits", linear.name, "export to miq or dequantized");
+    throw Error(ErrorKind::unsupported, "its zero points are not whole numbers of " + std::to_string(linear.linear->grid.bits) + " bits", linear.name,
+                "export to miq or dequantized");
   return codes.to(at::kByte);
 }
 

@@ -87,6 +87,11 @@ std::string exact_pattern(const std::string& name);
 /// Whether the linear is the head (not in a block).
 bool is_head(const std::string& linear);
 
+/// vLLM multiplies q, k, v and gate, up at once: the name of the linear that this one becomes a part of; "": stays itself.
+std::string fused_name(const std::string& linear);
+/// How many linears a fused one is made of.
+size_t fused_parts(const std::string& fused);
+
 /// Scales as stored: [O, G] of `dtype`. @throws Error{unsupported} when that would change them.
 at::Tensor stored_scales(const NamedLinear& linear, at::ScalarType dtype);
 /// Whole zeros 0 .. 2^bits - 1, uint8 [O, G]. @throws Error{unsupported} for others.
@@ -106,6 +111,22 @@ void warn_first(std::vector<std::string>& out, const std::string& sentence, cons
       out.push_back(sentence + ": " + scheme.name + " " + *why);
       return;
     }
+}
+
+/// What vLLM refuses of linears that it fuses: parts that are not the `same`, or of which some stay in float.
+template <class Same>
+void warn_of_fused(std::vector<std::string>& out, const std::vector<Scheme>& schemes, const Same& same) {
+  std::map<std::string, std::vector<const Scheme*>> parts;
+  for (const Scheme& scheme : schemes)
+    if (const std::string fused = fused_name(scheme.name); !fused.empty()) parts[fused].push_back(&scheme);
+  warn_first(out, "vLLM needs one scheme for q, k, v and one for gate, up, or float for all of them", schemes,
+             [&](const Scheme& scheme) -> std::optional<std::string> {
+               const auto found = parts.find(fused_name(scheme.name));
+               if (found == parts.end()) return std::nullopt;
+               if (found->second.size() < fused_parts(found->first)) return "has a neighbour in float";
+               const Scheme& first = *found->second.front();
+               return same(first, scheme) ? std::nullopt : std::optional("differs from " + first.name);
+             });
 }
 
 }  // namespace miq::format

@@ -6,27 +6,14 @@
 #include <cmath>
 #include <optional>
 
+#include "gguf_names.h"
 #include "miq/core/error.h"
+#include "miq/core/gguf_writer.h"
 
 namespace miq::model {
 namespace {
 
 using Json = nlohmann::json;
-
-struct GgufFamily {
-  const char* architecture;
-  const char* family;
-  const char* class_name;  ///< transformers' `architectures`
-  bool permuted;  ///< rows of q and k stand in the order of interleaved rotation
-  const char *router, *expert, *expert_gate, *expert_up, *expert_down;
-};
-constexpr GgufFamily kFamilies[] = {
-    {"llama", "llama", "LlamaForCausalLM", true, "", "", "", "", ""},
-    {"llama", "mixtral", "MixtralForCausalLM", true, "block_sparse_moe.gate", "block_sparse_moe.experts.", "w1", "w3", "w2"},  // with experts
-    {"qwen2", "qwen2", "Qwen2ForCausalLM", false, "", "", "", "", ""},
-    {"qwen3", "qwen3", "Qwen3ForCausalLM", false, "", "", "", "", ""},
-    {"qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM", false, "mlp.gate", "mlp.experts.", "gate_proj", "up_proj", "down_proj"},
-};
 
 [[noreturn]] void malformed(const GgufFile& file, const std::string& key, const std::string& what) {
   throw Error(ErrorKind::io, "the metadata '" + key + "' " + what, file.path().string(),
@@ -81,9 +68,9 @@ class Keys {
 const GgufFamily& family_of(const GgufFile& file, const Keys& keys) {
   const bool experts = keys.whole("expert_count").value_or(0) > 0;
   std::string known;
-  for (const GgufFamily& family : kFamilies) {
-    if (keys.architecture() == family.architecture && experts == (*family.router != '\0')) return family;
-    known += std::string(known.empty() ? "" : ", ") + family.architecture;
+  for (const GgufFamily& family : kGgufFamilies) {
+    if (keys.architecture() == family.architecture && experts == family.experts) return family;
+    if (known.find(family.architecture) == std::string::npos) known += std::string(known.empty() ? "" : ", ") + family.architecture;
   }
   throw Error(ErrorKind::unsupported, "a GGUF file of the architecture '" + keys.architecture() + "'" + (experts ? " with experts" : ""),
               file.path().string(), "read from GGUF are " + known + "; give the original Hugging Face folder");
@@ -112,6 +99,10 @@ Json rope_scaling(const GgufFile& file, const Keys& keys, double theta) {
     rope["rope_type"] = type;
     rope["factor"] = keys.real("rope.scaling.factor").value_or(1);
     if (const auto original = keys.whole("rope.scaling.original_context_length")) rope["original_max_position_embeddings"] = *original;
+    if (const auto fast = keys.real("rope.scaling.yarn_beta_fast")) rope["beta_fast"] = *fast;
+    if (const auto slow = keys.real("rope.scaling.yarn_beta_slow")) rope["beta_slow"] = *slow;
+    const double factor = rope["factor"].get<double>();  // llama.cpp's attention factor multiplies the usual one
+    if (const auto attention = keys.real("rope.scaling.attn_factor")) rope["attention_factor"] = *attention * (factor > 1 ? 0.1 * std::log(factor) + 1 : 1);
   } else if (type != "none") {
     throw Error(ErrorKind::unsupported, "rotary scaling of the type '" + type + "'", file.path().string());
   }
@@ -137,30 +128,20 @@ const char* stored_dtype(const GgufFile& file) {
 class GgufSource : public TensorSource {
  public:
   explicit GgufSource(const GgufFile& file) : file_(file) {
-    const Keys keys(file_);
-    const GgufFamily& family = family_of(file_, keys);
-    const std::int64_t heads = keys.size("attention.head_count"), kv_heads = keys.whole("attention.head_count_kv").value_or(heads);
-    place("token_embd", "model.embed_tokens", {});
-    place("output_norm", "model.norm", {});
-    place("output", "lm_head", {});
-    const std::int64_t layers = keys.size("block_count");
-    for (std::int64_t l = 0; l < layers && l < static_cast<std::int64_t>(file_.tensors().size()); ++l) {
-      const std::string from = "blk." + std::to_string(l) + ".", to = "model.layers." + std::to_string(l) + ".";
-      const std::pair<const char*, const char*> names[] = {
-          {"attn_norm", "input_layernorm"},  {"ffn_norm", "post_attention_layernorm"}, {"attn_v", "self_attn.v_proj"},
-          {"attn_output", "self_attn.o_proj"}, {"attn_q_norm", "self_attn.q_norm"},    {"attn_k_norm", "self_attn.k_norm"},
-          {"ffn_gate", "mlp.gate_proj"},     {"ffn_up", "mlp.up_proj"},                {"ffn_down", "mlp.down_proj"}};
-      for (const auto& [ours, theirs] : names) place(from + ours, to + theirs, {});
-      place(from + "attn_q", to + "self_attn.q_proj", {.heads = family.permuted ? heads : 0});
-      place(from + "attn_k", to + "self_attn.k_proj", {.heads = family.permuted ? kv_heads : 0});
-      if (*family.router == '\0') continue;
-      place(from + "ffn_gate_inp", to + family.router, {});
-      for (std::int64_t e = 0; e < keys.size("expert_count"); ++e) {
-        const std::string expert = to + family.expert + std::to_string(e) + ".";
-        place(from + "ffn_gate_exps", expert + family.expert_gate, {.expert = e});
-        place(from + "ffn_up_exps", expert + family.expert_up, {.expert = e});
-        place(from + "ffn_down_exps", expert + family.expert_down, {.expert = e});
+    const Architecture a = read_architecture(gguf_config(file_), file_.path().string());
+    const bool permuted = family_of(file_, Keys(file_)).permuted;
+    place("token_embd", a.embedding, {});
+    place("output_norm", a.final_norm, {});
+    place("output", a.head, {});
+    for (std::int64_t l = 0; l < a.num_layers && l < static_cast<std::int64_t>(file_.tensors().size()); ++l) {
+      const std::string from = "blk." + std::to_string(l) + ".", to = a.block_name(l);
+      for (const auto& [part, name] : kGgufBlockParts) {
+        const std::int64_t heads = name == &BlockNames::q ? a.num_heads : name == &BlockNames::k ? a.num_kv_heads : 0;
+        if (name != &BlockNames::router || a.is_sparse(l)) place(from + part, to + a.names.*name, {.heads = permuted ? heads : 0});
       }
+      for (std::int64_t e = 0; a.is_sparse(l) && e < a.experts.count; ++e)
+        for (const auto& [part, name] : kGgufExpertParts)
+          place(from + part, to + a.names.expert + std::to_string(e) + "." + a.names.*name, {.expert = e});
     }
   }
 
@@ -176,11 +157,18 @@ class GgufSource : public TensorSource {
     const Place& place = found->second;
     if (place.options.expert >= 0) return file_.rows(place.from, place.options.expert, 1).squeeze(0);
     const at::Tensor t = file_.tensor(place.from);
-    const std::int64_t heads = place.options.heads;
-    if (heads == 0) return t;
-    if (t.size(0) % (2 * heads) != 0)
-      throw Error(ErrorKind::io, "tensor '" + place.from + "' has " + std::to_string(t.size(0)) + " rows for " + std::to_string(heads) + " heads", file_.path().string());
-    return t.unflatten(0, {heads, t.size(0) / heads / 2, 2}).transpose(1, 2).flatten(0, 2).contiguous();
+    if (place.options.heads == 0) return t;
+    return from_interleaved_rows(t, checked_heads(place, t.size(0)));
+  }
+  std::optional<PackedRows> packed(const std::string& name) const override {
+    const auto found = places_.find(name);
+    if (found == places_.end() || found->second.spec.shape.size() != 2) return std::nullopt;
+    const Place& place = found->second;
+    const std::int32_t type = file_.tensors().at(place.from).type;
+    if (ggml_is_plain(type)) return std::nullopt;
+    const at::Tensor blocks = file_.blocks(place.from, std::max<std::int64_t>(place.options.expert, 0), place.spec.shape[0]);
+    if (place.options.heads == 0) return PackedRows{type, blocks};
+    return PackedRows{type, from_interleaved_rows(blocks, checked_heads(place, blocks.size(0)))};
   }
   void advise(const std::string& name, bool needed) const override {
     const auto found = places_.find(name);
@@ -205,6 +193,12 @@ class GgufSource : public TensorSource {
     Options options;
     TensorSpec spec;
   };
+  std::int64_t checked_heads(const Place& place, std::int64_t rows) const {
+    const std::int64_t heads = place.options.heads;
+    if (rows % (2 * heads) != 0)
+      throw Error(ErrorKind::io, "tensor '" + place.from + "' has " + std::to_string(rows) + " rows for " + std::to_string(heads) + " heads", file_.path().string());
+    return heads;
+  }
   void place(const std::string& from, const std::string& to, const Options& options) {
     for (const char* part : {".weight", ".bias"}) {
       const auto found = file_.tensors().find(from + part);
@@ -249,7 +243,7 @@ Json gguf_config(const GgufFile& file) {
   config["rope_theta"] = keys.real("rope.freq_base").value_or(10000);
   if (Json scaling = rope_scaling(file, keys, config["rope_theta"]); !scaling.is_null()) config["rope_scaling"] = std::move(scaling);
   if (const auto head_dim = keys.whole("attention.key_length")) config["head_dim"] = *head_dim;
-  if (*family.router != '\0') {
+  if (family.experts) {
     config["num_local_experts"] = config["num_experts"] = keys.size("expert_count");  // Mixtral's key, Qwen's key
     config["num_experts_per_tok"] = keys.size("expert_used_count");
     config["moe_intermediate_size"] = keys.whole("expert_feed_forward_length").value_or(keys.size("feed_forward_length"));

@@ -138,14 +138,12 @@ Block LanguageModel::load_block(std::int64_t layer, bool convert) const {
     block.*norm.member = source_->tensor(norm.name).to(device_, at::kFloat);
   if (a.is_sparse(layer)) block.router_EH = source_->tensor(router_name(a, layer)).to(device_, at::kFloat);
   for (Linear* linear : block.linears()) {
-    const bool by_kernel = convert && kernels_ && kernels_->has(linear->name);
-    if (by_kernel)
-      linear->kernel = kernels_->kernel(linear->name);
-    else
+    if (convert && kernels_ && kernels_->has(linear->name)) linear->kernel = kernels_->kernel(linear->name);
+    if (!linear->kernel)
       linear->weight_OI = source_->tensor(linear->name + ".weight").to(device_);
     if (linear->biased) linear->bias_O = source_->tensor(linear->name + ".bias").to(device_);
     if (!convert) continue;
-    if (!by_kernel) linear->weight_OI = linear->weight_OI.to(compute_dtype_);
+    if (!linear->kernel) linear->weight_OI = linear->weight_OI.to(compute_dtype_);
     if (linear->biased) linear->bias_O = linear->bias_O.to(compute_dtype_);
   }
   return block;

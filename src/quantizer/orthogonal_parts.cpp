@@ -40,7 +40,8 @@ std::shared_ptr<const Orthogonal> rebuild(const OrthogonalParts& parts) {
   if (parts.kind == "random_kronecker") return random_kronecker(parts.order, static_cast<std::uint64_t>(whole_part(parts, "seed")));
   if (parts.kind == "random_hadamard") return random_hadamard(parts.order, static_cast<std::uint64_t>(whole_part(parts, "seed")));
   if (parts.kind == "kronecker")
-    return make_kronecker({optional_part(parts, "perm_in"), optional_part(parts, "perm_out"), matrix_part(parts, "first"), matrix_part(parts, "second")});
+    return make_kronecker(
+        {optional_part(parts, "perm_in"), optional_part(parts, "perm_out"), matrix_part(parts, "first"), matrix_part(parts, "second")});
   if (parts.kind == "hadamard") {
     if (const at::Tensor signs = optional_part(parts, "signs"); signs.defined()) return signed_hadamard(signs, parts.order);
     const std::int64_t k = whole_part(parts, "k");

@@ -20,9 +20,10 @@ using nlohmann::json;
 
 struct GoldenCase {
   std::string folder, format;
-  bool half_products = false;   ///< the reference rounded scale * (code - zero) to float16
-  std::string version = {};     ///< of the format, for encoding
-  std::set<std::string> keys = {};   ///< of quantization_config that are compared; the rest carries no meaning, or is compared by the schemes that it gives
+  bool half_products = false;  ///< the reference rounded scale * (code - zero) to float16
+  std::string version = {};    ///< of the format, for encoding
+  std::set<std::string> keys =
+      {};  ///< of quantization_config that are compared; the rest carries no meaning, or is compared by the schemes that it gives
   std::set<std::string> lost = {};   ///< ends of names that the decoder owns and no encoder writes (k_scale)
   std::set<std::string> apart = {};  ///< parts of names of tensors compared elsewhere
 };
@@ -59,7 +60,9 @@ inline void expect_same_scheme(const Scheme& a, const Scheme& b) {
   EXPECT_EQ(a.grid.bits, b.grid.bits);
   EXPECT_EQ(a.grid.symmetric, b.grid.symmetric);
   EXPECT_EQ(a.grid.granularity, b.grid.granularity);
-  EXPECT_EQ(a.grid.group_size, b.grid.group_size);
+  if (a.grid.granularity == quantizer::Granularity::group || a.grid.granularity == quantizer::Granularity::block) {
+    EXPECT_EQ(a.grid.group_size, b.grid.group_size);
+  }
   EXPECT_EQ(a.grid.scale_dtype, b.grid.scale_dtype);
   EXPECT_EQ(a.activation.bits, b.activation.bits);
   if (a.activation.enabled()) {
@@ -92,7 +95,8 @@ inline std::vector<std::string> kept_linears(const TensorSource& source, const D
 inline void check_golden(const GoldenCase& c) {
   SCOPED_TRACE(c.folder);
   const auto folder = miq::test::golden_dir() / "formats" / c.folder;
-  const json config = golden_json(c.folder, "config.json"), reference = golden_json(c.folder, "reference.json"), quantization = config.at("quantization_config");
+  const json config = golden_json(c.folder, "config.json"), reference = golden_json(c.folder, "reference.json"),
+             quantization = config.at("quantization_config");
   for (const Format* format : formats()) EXPECT_EQ(format->recognises(quantization), format->name == c.format) << format->name;
   const Format& format = find_format(c.format);
   const std::shared_ptr<const TensorSource> source = open_checkpoint(folder);
@@ -130,7 +134,8 @@ inline void check_golden(const GoldenCase& c) {
   }
   const std::shared_ptr<const TensorSource> base = open_checkpoint(miq::test::golden_dir() / "formats" / "base");
   for (const TensorSpec& spec : source->specs()) {
-    const bool apart = std::any_of(c.apart.begin(), c.apart.end(), [&](const std::string& part) { return spec.name.find(part) != std::string::npos; });
+    const bool apart =
+        std::any_of(c.apart.begin(), c.apart.end(), [&](const std::string& part) { return spec.name.find(part) != std::string::npos; });
     if (!decoder->owns(spec.name)) {
       EXPECT_TRUE(base->has(spec.name)) << spec.name;
     } else if (!apart) {

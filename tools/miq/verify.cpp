@@ -40,6 +40,7 @@ void add_verify_command(CLI::App& program) {
   app->add_option("--against", config.against, "the original")->type_name("PATH");
   app->add_option("--text", config.text, "a file whose text both are compared on")->type_name("FILE");
   app->add_option("--tokens", config.tokens, "of the comparison, at most")->check(CLI::Range(2, 1 << 20));
+  app->add_option("--write-logits", config.logits, "a safetensors file: ids, logits, and logits_fp32 without quantized inputs")->type_name("FILE");
   app->add_option("--kl-max", config.kl_max, "a larger mean KL divergence is a failure")->check(CLI::NonNegativeNumber);
   app->add_option("--agreement-min", config.agreement_min, "a smaller share of equal first choices is a failure")->check(CLI::Range(0.0, 1.0));
   app->add_option("--architecture", config.architecture, "auto, a family's name, or a YAML description");

@@ -12,6 +12,12 @@
 
 namespace miq {
 
+/// The rows of a matrix as a container packs them: blocks of codes with scales (GGUF).
+struct PackedRows {
+  std::int32_t type = 0;  ///< ggml_type
+  at::Tensor blocks;      ///< uint8 [O, bytes of a row], rows in the order of tensor()
+};
+
 /// Read access to named tensors. Other containers (GGUF) implement the same.
 class TensorSource {
  public:
@@ -20,6 +26,8 @@ class TensorSource {
   virtual bool has(const std::string& name) const = 0;
   /// A CPU tensor that must not be written to. @throws Error{io}
   virtual at::Tensor tensor(const std::string& name) const = 0;
+  /// The same matrix as it is packed, which must not be written to; nullopt where the container stores its values. @throws Error{io}
+  virtual std::optional<PackedRows> packed(const std::string& /*name*/) const { return std::nullopt; }
   /// A hint: `name` will soon be read (true), or its pages can go (false).
   virtual void advise(const std::string& name, bool needed) const {}
   virtual std::int64_t bytes() const = 0;  ///< of all tensors

@@ -49,10 +49,14 @@ class GgufFile {
   /// Entries `begin` to `begin + count` of the first axis (at least two axes), for tensors that hold several matrices.
   /// @throws as tensor(); Error{internal} for entries outside.
   at::Tensor rows(const std::string& name, std::int64_t begin, std::int64_t count) const;
+  /// The blocks of matrix `index` (of `rows` rows) of a tensor of a block type: a view, uint8 [rows, bytes of a row].
+  /// @throws as rows().
+  at::Tensor blocks(const std::string& name, std::int64_t index, std::int64_t rows) const;
   void advise(const std::string& name, bool needed) const;  ///< as SafetensorsFile::advise
 
  private:
   friend class GgufReader;
+  const GgufTensor& find(const std::string& name) const;
   at::Tensor read(const GgufTensor& tensor, const std::vector<std::int64_t>& shape, std::int64_t offset) const;
   std::filesystem::path path_;
   std::shared_ptr<const class MappedFile> mapping_;

@@ -12,6 +12,7 @@ struct VerifyConfig {
   std::string text;                   ///< a file whose text both are compared on; "": a page of English of our own
   std::int64_t tokens = 512;          ///< of the comparison, at most
   std::string architecture = "auto";
+  std::string logits;                 ///< a safetensors file to write: ids, logits, logits_fp32 (inputs not quantized); "": none
   double kl_max = -1;                 ///< a larger mean KL divergence is a failure; < 0: any will do
   double agreement_min = -1;          ///< so is a smaller share of equal first choices
 };

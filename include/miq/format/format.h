@@ -24,11 +24,12 @@ struct Scheme {
   quantizer::Activation activation = {};
   bool group_of_column = false;  ///< groups are not runs of columns (GPTQ's desc_act)
   bool outliers = false;
+  bool zero_point_of_zero = false;  ///< there is one, or may be
   bool divisor = false;          ///< x is divided at run time (AWQ's scales that could not be folded)
   bool rotated_input = false, rotated_output = false;  ///< at run time (QuIP, online Hadamard)
   /// Fingerprints of these rotations, "<order of the block that repeats>_<hash>", equal for equal parts; "" where there is
   /// none, and before quantization.
-  std::string input_rotation, output_rotation;
+  std::string input_rotation = {}, output_rotation = {};
 };
 Scheme scheme_of(const std::string& name, const quantizer::QuantizedLinear& linear);
 
@@ -39,6 +40,7 @@ struct FormatOptions {
   /// Fingerprints of rotations that earlier calls of one export's encode have written: kept, so that one that many linears
   /// share is stored once. Null: each call stores its own.
   std::shared_ptr<std::set<std::string>> stored_rotations;
+  nlohmann::json kv_cache_scheme = nullptr;  ///< passed on when a checkpoint is converted into its own format
 };
 
 struct NamedLinear {
@@ -89,6 +91,7 @@ struct Format {
                                    const std::string& where);
   /// Why these linears cannot stand in one checkpoint, each by itself could; null: any can.
   std::optional<std::string> (*why_not_together)(const std::vector<Scheme>&) = nullptr;
+  std::vector<const char*> variants = {};  ///< what FormatOptions::version may be
 };
 
 /// All of formats.def: gptq, awq, compressed-tensors, fp8, modelopt, miq. (dequantized and gguf are written otherwise.)

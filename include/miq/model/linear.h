@@ -26,7 +26,7 @@ class KernelSource {
  public:
   virtual ~KernelSource() = default;
   virtual bool has(const std::string& linear) const = 0;
-  /// Reads the linear; each call makes one of its own.
+  /// Reads the linear; each call makes one of its own. Null: its values need the dense weight after all.
   virtual std::shared_ptr<const LinearKernel> kernel(const std::string& linear) const = 0;
   virtual std::int64_t bytes(const std::string& linear) const = 0;  ///< that the kernel will take, about
 };
