@@ -72,10 +72,10 @@ TEST_P(GgufExport, IsAWholeCheckpoint) {
   EXPECT_EQ(config["torch_dtype"], "float16");
   EXPECT_EQ(config["rope_theta"], 10000);
   if (GetParam().empty()) {
-    EXPECT_THAT(names_in(exported), UnorderedElementsAre("config.json", "model.safetensors"));
+    EXPECT_THAT(names_in(exported), UnorderedElementsAre("config.json", "model.safetensors", "miq_manifest.json"));
     return;
   }
-  EXPECT_THAT(names_in(exported), UnorderedElementsAre("config.json", "model.safetensors", "tokenizer_config.json",
+  EXPECT_THAT(names_in(exported), UnorderedElementsAre("config.json", "model.safetensors", "miq_manifest.json", "tokenizer_config.json",
                                                        GetParam() == "llama" ? "tokenizer.model" : "tokenizer.json"));
   expect_same_tokens(exported, file, {"", "a", "ab", " ab a", "what  is a b?", "</s>ab<s>", "\xC3\xA9"});
   EXPECT_EQ(dataset::detect_chat_kind(exported).name, "chatml");
@@ -146,7 +146,7 @@ TEST(GoldenTorchExport, HasNoWeightsOfTheOriginal) {
     MIQ_REQUIRE_GOLDEN(original);
     const test::TempFolder folder;
     const fs::path exported = quantize(original, folder.path());
-    EXPECT_THAT(names_in(exported), UnorderedElementsAre("config.json", "model.safetensors"));
+    EXPECT_THAT(names_in(exported), UnorderedElementsAre("config.json", "model.safetensors", "miq_manifest.json"));
     EXPECT_LT(distance(logits_of(exported, 320), logits_of(original, 320)), 0.03);
   }
 }

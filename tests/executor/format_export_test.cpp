@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <fstream>
+#include <set>
 
 #include "../../src/executor/export_target.h"
 #include "miq/core/error.h"
@@ -112,7 +113,7 @@ const Case kCases[] = {
     {"ct_w8a8", "compressed-tensors", "{preset: smoothquant}"},
     {"ct_w8a8_static", "compressed-tensors", "{preset: rtn, grid: {bits: 8, symmetric: true, granularity: channel}, activation: {bits: 8, granularity: tensor, dynamic: false}}"},
     {"ct_fp8", "compressed-tensors", "{preset: fp8}"},
-    {"ct_mixed", "compressed-tensors", "{rules: [{match: '.*self_attn.*', preset: fp8}], preset: awq, grid: {bits: 4, group_size: 32}}"},
+    {"ct_mixed", "compressed-tensors", "{rules: [{match: '.*self_attn.*', preset: fp8, grid: {bits: 8}}], preset: awq, grid: {bits: 4, group_size: 32}}"},
     {"fp8_block", "fp8", "{preset: rtn, grid: {type: fp8, bits: 8, symmetric: true, granularity: block, group_size: 128}, activation: {type: fp8, bits: 8, granularity: group, group_size: 128}}"},
     {"fp8_tensor", "fp8", "{preset: fp8, grid: {granularity: tensor}, activation: {granularity: tensor, dynamic: false}}"},
     {"modelopt_fp8", "modelopt", "{preset: fp8, grid: {granularity: tensor}, activation: {granularity: tensor, dynamic: false}}"},
@@ -138,7 +139,7 @@ TEST_F(FormatExport, WhatCannotBeHeldIsRefusedByThePlan) {
                           {"fp8", "gptq", "{preset: fp8}"},
                           {"rotation", "awq", "{preset: quip, grid: {bits: 4}}"},
                           {"channel", "fp8", "{preset: fp8}"},
-                          {"two kinds", "modelopt", "{rules: [{match: '.*self_attn.*', preset: fp8}], preset: rtn, grid: {bits: 4, symmetric: true, group_size: 32}}"}};
+                          {"two kinds", "modelopt", "{rules: [{match: '.*self_attn.*', preset: fp8, grid: {bits: 8}}], preset: rtn, grid: {bits: 4, symmetric: true, group_size: 32}}"}};
   for (const Case& c : refused) {
     SCOPED_TRACE(c.name);
     try {
@@ -229,10 +230,15 @@ TEST_P(GoldenFormats, LogitsOfTheDenseWeights) {
   EXPECT_TRUE(logits.argmax(-1).equal(wanted.argmax(-1)));
   const at::Tensor p = wanted.to(at::kDouble).log_softmax(-1), q = logits.to(at::kDouble).log_softmax(-1);
   EXPECT_LT((p.exp() * (p - q)).sum(-1).mean().item<double>(), 1e-6);
-  // From packed codes, with quantized activations where there are any: near them.
+  // From packed codes, with quantized activations where there are any: near them, and as compressed-tensors itself computes in float32.
   const at::Tensor packed = open_model(folder, "auto", at::kCPU).forward(reference.tensor("ids"));
   const at::Tensor r = packed.to(at::kDouble).log_softmax(-1);
-  EXPECT_LT((p.exp() * (p - r)).sum(-1).mean().item<double>(), 5e-3);
+  EXPECT_LT((p.exp() * (p - r)).sum(-1).mean().item<double>(), 1e-2);
+  // It drops rotations, quantizes the KV cache where we do not, and divides by 127.5 where vLLM's kernel and we take 127.
+  static const std::set<std::string> kOtherwise = {"ct_fp8_static_kv", "ct_w4a8_int", "ct_w8a8_int8_dynamic"};
+  if (GetParam().rfind("ct_", 0) != 0 || GetParam().rfind("ct_quip", 0) == 0 || kOtherwise.count(GetParam()) != 0) return;
+  const at::Tensor native = reference.tensor("logits").to(at::kDouble).log_softmax(-1);
+  EXPECT_LT((native.exp() * (native - r)).sum(-1).mean().item<double>(), 1e-4);
 }
 
 std::vector<std::string> golden_formats() {
