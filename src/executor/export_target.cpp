@@ -36,14 +36,14 @@ std::vector<std::string> export_formats() {
 ExportTarget export_target(const ExportConfig& config, const model::Architecture& architecture) {
   ExportTarget target;
   target.name = config.format;
-  target.options.version = config.variant;
+  target.options.variant = config.variant;
   const auto dtype = dtype_from_name(architecture.torch_dtype);
   target.options.model_dtype = dtype && (*dtype == at::kHalf || *dtype == at::kBFloat16) ? *dtype : at::kFloat;
   const std::vector<std::string> names = export_formats();
   if (std::find(names.begin(), names.end(), config.format) == names.end())
     throw Error(ErrorKind::config, "unknown export format '" + config.format + "'", "export.format", "did you mean " + nearest_name(config.format, names) + "? miq list formats tells all");
   std::vector<std::string> variants;
-  if (config.format == kGguf) variants = format::gguf_versions();
+  if (config.format == kGguf) variants = format::gguf_variants();
   if (config.format != kDequantized && config.format != kGguf) {
     target.format = &format::find_format(config.format);
     for (const char* variant : target.format->variants) variants.push_back(variant);

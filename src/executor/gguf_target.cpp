@@ -25,7 +25,7 @@ class GgufTargetWriter : public format::ExportWriter {
       log_warning(std::string("the file will have no tokenizer, without which llama.cpp does not load it: ") + error.what());
     }
     format::FormatOptions options = target.options;
-    if (options.version.empty()) options.version = format::choose_gguf_version(schemes);
+    if (options.variant.empty()) options.variant = format::choose_gguf_variant(schemes);
     out_ = std::make_unique<format::GgufExport>(folder / "model.gguf", model.source(), schemes, options, std::move(names), changes.extra);
   }
 
@@ -54,7 +54,7 @@ class GgufTargetWriter : public format::ExportWriter {
 
 std::vector<ExportWarning> gguf_warnings(const ExportTarget& target, const std::vector<format::Scheme>& schemes) {
   std::vector<ExportWarning> warnings;
-  const std::string version = target.options.version.empty() ? format::choose_gguf_version(schemes) : target.options.version;
+  const std::string version = target.options.variant.empty() ? format::choose_gguf_variant(schemes) : target.options.variant;
   if (version.empty()) return warnings;  // each linear has a type that holds it
   for (const format::Scheme& scheme : schemes) {
     const auto lossless = format::lossless_gguf_type(scheme);

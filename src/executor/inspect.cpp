@@ -44,6 +44,7 @@ struct Inspector {
   std::int64_t linears = 0, expert_linears = 0, others = 0;  // weights of linears (all, experts'), other parameters
   std::map<std::pair<std::int64_t, std::int64_t>, std::int64_t> shapes;  // (out, in) of linears -> how many
   std::set<std::string> linear_names;
+  std::set<int> bits;  // of the codes, where they can be read
 
   void count() {
     for (std::int64_t l = 0; l < a->num_layers; ++l) {
@@ -167,10 +168,12 @@ struct Inspector {
     return {{"dtype", "float16"}, {"bytes_per_token", per_layer * a->num_layers}, {"context", context}, {"bytes_at_context", full}};
   }
 
-  Json loads(const std::string& family) const {
+  Json loads(const std::string& family) {
     try {
       const auto own = std::make_shared<const model::Architecture>(model::read_architecture(path, family));
       const std::shared_ptr<const TensorSource> tensors = open_weights(path).tensors;
+      if (const auto quantized = std::dynamic_pointer_cast<const format::QuantizedCheckpoint>(tensors))
+        for (const format::Scheme& scheme : quantized->linears()) bits.insert(scheme.grid.bits);
       model::check_tensors(*tensors, own, path.string());
       return {{"ok", true}};
     } catch (const Error& error) {
@@ -230,6 +233,7 @@ Json inspect_model(const std::string& model, const std::string& architecture) {
                  {"memory", inspector.memory()},
                  {"kv_cache", inspector.kv_cache()},
                  {"loads", inspector.loads(architecture)}};
+  if (!inspector.bits.empty()) result["quantization"]["bits"] = inspector.bits;
   if (!result["quantization"].is_null() && linear_bytes > 0)
     result["quantization"]["stored_bits_per_weight"] = 8.0 * static_cast<double>(linear_bytes) / static_cast<double>(parameters["linears"].get<std::int64_t>());
   return result;

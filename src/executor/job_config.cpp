@@ -1,7 +1,9 @@
 #include "miq/executor/job_config.h"
 
+#include <algorithm>
 #include <cstdlib>
 
+#include "export_target.h"
 #include "miq/core/error.h"
 #include "miq/core/hub_cache.h"
 #include "recipe_config.h"
@@ -103,6 +105,12 @@ JobConfig read_job_config(const ConfigSource& source) {
     config.export_.emplace();
     visit_fields(*keys, *config.export_);
     keys->finish();
+    const std::vector<std::string> formats = export_formats();
+    if (std::find(formats.begin(), formats.end(), config.export_->format) == formats.end()) {
+      std::string known;
+      for (const std::string& format : formats) known += (known.empty() ? "" : ", ") + format;
+      keys->fail("format", "'" + config.export_->format + "' is no format", "did you mean " + nearest_name(config.export_->format, formats) + "? There are " + known);
+    }
     if (config.export_->shard_size == 0) keys->fail("shard_size", "must be a size", "for example 5GiB");
   }
   config.evaluation = read_evaluation(reader);

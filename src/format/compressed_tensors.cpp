@@ -125,7 +125,7 @@ at::Tensor input_scale(const NamedLinear& named) {
 }
 
 // Weights alone, a byte for each code, where the variant asks for that.
-bool is_naive(const Scheme& s, const FormatOptions& options) { return options.version == "naive" && storage_of(s) == Storage::packed && !s.activation.enabled(); }
+bool is_naive(const Scheme& s, const FormatOptions& options) { return options.variant == "naive" && storage_of(s) == Storage::packed && !s.activation.enabled(); }
 
 void encode_linear(const NamedLinear& named, const FormatOptions& options, std::vector<NamedTensor>& out) {
   const QuantizedLinear& linear = *named.linear;

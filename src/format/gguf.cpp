@@ -25,7 +25,7 @@ std::int32_t common_type(const std::set<std::int32_t>& types) { return types.siz
 
 }  // namespace
 
-std::string choose_gguf_version(const std::vector<Scheme>& schemes) {
+std::string choose_gguf_variant(const std::vector<Scheme>& schemes) {
   double bits = 0, weights = 0;
   bool lossless = true;
   for (const Scheme& scheme : schemes) {
@@ -40,7 +40,7 @@ std::string choose_gguf_version(const std::vector<Scheme>& schemes) {
 GgufExport::GgufExport(const std::filesystem::path& file, const TensorSource& source, const std::vector<Scheme>& schemes, const FormatOptions& options,
                        GgufNames names, const std::vector<TensorSpec>& added)
     : source_(&source) {
-  const std::string version = options.version.empty() ? choose_gguf_version(schemes) : options.version;
+  const std::string version = options.variant.empty() ? choose_gguf_variant(schemes) : options.variant;
   GgufFacts facts = gguf_facts(names.metadata);
   std::map<std::string, const Scheme*> quantized;  // by the weight's name
   for (const Scheme& scheme : schemes) {
@@ -72,7 +72,7 @@ GgufExport::GgufExport(const std::filesystem::path& file, const TensorSource& so
     for (const std::string& name : planned.sources) {
       const auto scheme = quantized.find(name);
       if (!version.empty())
-        types.insert(gguf_mix_type(find_gguf_version(version), spec.name, spec.shape, facts));
+        types.insert(gguf_mix_type(find_gguf_variant(version), spec.name, spec.shape, facts));
       else if (scheme != quantized.end())
         types.insert(*lossless_gguf_type(*scheme->second));
       else
@@ -85,7 +85,7 @@ GgufExport::GgufExport(const std::filesystem::path& file, const TensorSource& so
     bytes[spec.type] += values / ggml_block_values(spec.type) * ggml_block_bytes(spec.type);
   }
   const auto most = std::max_element(bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
-  const std::uint32_t file_type = !version.empty() ? find_gguf_version(version).mix->file_type : most == bytes.end() ? 0 : gguf_file_type(most->first);
+  const std::uint32_t file_type = !version.empty() ? find_gguf_variant(version).mix->file_type : most == bytes.end() ? 0 : gguf_file_type(most->first);
   names.metadata.emplace_back("general.quantization_version", std::uint32_t{2});
   names.metadata.emplace_back("general.file_type", file_type);
 

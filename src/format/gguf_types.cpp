@@ -55,13 +55,13 @@ std::int32_t attention_output_type(const std::string& mix, std::int32_t type, co
 
 }  // namespace
 
-std::vector<std::string> gguf_versions() {
+std::vector<std::string> gguf_variants() {
   std::vector<std::string> names;
   for (const GgufMix& mix : kMixes) names.emplace_back(mix.name);
   return names;
 }
 
-GgufVersion find_gguf_version(const std::string& name) {
+GgufVariant find_gguf_variant(const std::string& name) {
   constexpr std::string_view kPure = "-pure";
   const bool pure = name.ends_with(kPure);
   const std::string own = pure ? name.substr(0, name.size() - kPure.size()) : name;
@@ -69,8 +69,8 @@ GgufVersion find_gguf_version(const std::string& name) {
     if (own == mix.name) return {&mix, pure};
   std::string known;
   for (const GgufMix& mix : kMixes) known += std::string(known.empty() ? "" : ", ") + mix.name;
-  const std::string near = nearest_name(own, gguf_versions());
-  throw Error(ErrorKind::config, "unknown GGUF type or mix '" + name + "'", "export.version", (near.empty() ? "" : "did you mean " + near + "? ") + "known: " + known);
+  const std::string near = nearest_name(own, gguf_variants());
+  throw Error(ErrorKind::config, "unknown GGUF type or mix '" + name + "'", "export.variant", (near.empty() ? "" : "did you mean " + near + "? ") + "known: " + known);
 }
 
 std::uint32_t gguf_file_type(std::int32_t type) {
@@ -112,7 +112,7 @@ std::int32_t gguf_fallback(std::int32_t type, std::int64_t columns) {
   return columns % ggml_block_values(type) == 0 ? type : static_cast<std::int32_t>(kGgmlF16);
 }
 
-std::int32_t gguf_mix_type(const GgufVersion& version, const std::string& name, const std::vector<std::int64_t>& shape, const GgufFacts& facts) {
+std::int32_t gguf_mix_type(const GgufVariant& version, const std::string& name, const std::vector<std::int64_t>& shape, const GgufFacts& facts) {
   if (gguf_stays_float(name, shape)) return kGgmlF32;
   const std::string mix = version.mix->name;
   std::int32_t type = version.mix->type;

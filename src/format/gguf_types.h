@@ -9,20 +9,20 @@
 
 namespace miq::format {
 
-/// A row of the table of versions.
+/// A row of the table of variants.
 struct GgufMix {
   const char* name;
   std::uint32_t file_type;  ///< general.file_type
   std::int32_t type;        ///< of most tensors
 };
 
-/// A version as the user gave it.
-struct GgufVersion {
+/// A variant as the user gave it.
+struct GgufVariant {
   const GgufMix* mix = nullptr;
   bool pure = false;
 };
 /// @throws Error{config} with the nearest name.
-GgufVersion find_gguf_version(const std::string& name);
+GgufVariant find_gguf_variant(const std::string& name);
 
 /// The file type of a file most of whose bytes are of `type`.
 std::uint32_t gguf_file_type(std::int32_t type);
@@ -36,7 +36,7 @@ struct GgufFacts {
 GgufFacts gguf_facts(const GgufMetadata& metadata);
 
 /// Of a tensor by its name in the file. Vectors and routers are F32; rows that are not whole blocks fall back.
-std::int32_t gguf_mix_type(const GgufVersion& version, const std::string& name, const std::vector<std::int64_t>& shape, const GgufFacts& facts);
+std::int32_t gguf_mix_type(const GgufVariant& version, const std::string& name, const std::vector<std::int64_t>& shape, const GgufFacts& facts);
 /// The type itself, or what stands for it where rows are not whole blocks.
 std::int32_t gguf_fallback(std::int32_t type, std::int64_t columns);
 /// Whether the tensor is F32 in every file.

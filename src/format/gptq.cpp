@@ -143,9 +143,9 @@ class GptqDecoder : public TableDecoder {
 };
 
 bool is_version_one(const FormatOptions& options) {
-  if (options.version.empty() || options.version == "v1") return true;
-  if (options.version == "v2") return false;
-  throw Error(ErrorKind::config, "unknown version '" + options.version + "' of the GPTQ layout", "export.variant", "v1 or v2");
+  if (options.variant.empty() || options.variant == "v1") return true;
+  if (options.variant == "v2") return false;
+  throw Error(ErrorKind::config, "unknown version '" + options.variant + "' of the GPTQ layout", "export.variant", "v1 or v2");
 }
 
 std::optional<std::string> why_not(const Scheme& s, const FormatOptions& options) {

@@ -4,6 +4,7 @@
 
 #include <fstream>
 
+#include "miq/core/digest.h"
 #include "miq/core/error.h"
 #include "miq/core/file.h"
 #include "miq/core/memory.h"
@@ -113,6 +114,11 @@ TEST(PythonRandom, IsPythons) {
   PythonRandom sampler(3);
   EXPECT_THAT(sampler.sample_indices(10, 4), ElementsAre(3, 8, 2, 7));
   EXPECT_THAT(sampler.sample_indices(1000, 4), ElementsAre(937, 618, 485, 640));
+}
+
+TEST(Digest, IsSha256) {  // FIPS 180-4's own examples
+  EXPECT_EQ(sha256("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  EXPECT_EQ(sha256(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
 }
 
 }  // namespace

@@ -4,10 +4,10 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "miq/core/digest.h"
 #include "miq/core/file.h"
 #include "miq/dataset/tokenizer.h"
 #include "support/golden.h"
-#include "support/sha256.h"
 
 namespace miq::dataset {
 namespace {
@@ -144,7 +144,7 @@ TEST_P(GoldenTokenizer, EncodesWholeFiles) {
       const auto narrow = static_cast<std::int32_t>(id);
       raw.append(reinterpret_cast<const char*>(&narrow), 4);
     }
-    EXPECT_EQ(test::sha256(raw), entry["ids_int32le_sha256"].get<std::string>());
+    EXPECT_EQ(sha256(raw), entry["ids_int32le_sha256"].get<std::string>());
   }
 }
 

@@ -29,7 +29,7 @@ std::vector<format::GgufPlanned> write_gguf(const fs::path& folder, const fs::pa
   if (fs::exists(folder / "tokenizer.json") || fs::exists(folder / "tokenizer.model"))
     for (const auto& key : dataset::gguf_tokenizer_keys(folder, architecture.vocab_size).metadata) names.metadata.push_back(key);
   format::FormatOptions options;
-  options.version = version;
+  options.variant = version;
   format::GgufExport out(file, *source, {}, options, names);
   out.finish();
   return out.tensors();

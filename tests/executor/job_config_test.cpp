@@ -140,7 +140,7 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"model: {path: a}\nmodel: {path: b}", ErrorKind::config, "test.yaml:2:1", "twice"},
         Mistake{"pipeline: {memory: lots}", ErrorKind::config, "pipeline.memory", "4GiB"},
         Mistake{"pipeline: {offload: tape}", ErrorKind::config, "pipeline.offload", "known: none, cpu, disk"},
-        Mistake{"export: {format: gguf}", ErrorKind::config, "export.format", "dequantized"},
+        Mistake{"export: {format: ggfu}", ErrorKind::config, "export.format", "dequantized"},
         Mistake{"evaluation: {tasks: [{task: hellaswag}]}", ErrorKind::unsupported, "evaluation.tasks", "tasks"},
         Mistake{"evaluation: {perplexity: [wikitext2]}", ErrorKind::config, "evaluation.perplexity.0", "keys with values"},
         Mistake{"sweep: {bits: [2, 3]}", ErrorKind::unsupported, "sweep", "sweeps"},

@@ -14,7 +14,7 @@ const auto kBFloat16 = at::kBFloat16;
 
 FormatOptions version(const std::string& name) {
   FormatOptions options;
-  options.version = name;
+  options.variant = name;
   return options;
 }
 

@@ -124,28 +124,28 @@ TEST(GgufCodes, BlocksAsLinears) {
 }
 
 TEST(GgufTypes, Versions) {
-  EXPECT_EQ(find_gguf_version("q4_k_m").mix->file_type, 15u);
-  EXPECT_TRUE(find_gguf_version("q4_0-pure").pure);
+  EXPECT_EQ(find_gguf_variant("q4_k_m").mix->file_type, 15u);
+  EXPECT_TRUE(find_gguf_variant("q4_0-pure").pure);
   try {
-    find_gguf_version("q4_km");
+    find_gguf_variant("q4_km");
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::config);
     EXPECT_THAT(error.fix(), HasSubstr("q4_k_m"));
   }
-  EXPECT_EQ(choose_gguf_version({}), "");
-  EXPECT_EQ(choose_gguf_version({scheme_of("a", make_linear(4, true, 32))}), "");
+  EXPECT_EQ(choose_gguf_variant({}), "");
+  EXPECT_EQ(choose_gguf_variant({scheme_of("a", make_linear(4, true, 32))}), "");
   for (const auto& [bits, mix] : std::map<int, std::string>{{2, "q2_k"}, {3, "q3_k_m"}, {4, "q4_k_m"}, {5, "q5_k_m"}, {6, "q6_k"}, {8, "q8_0"}}) {
     Scheme scheme = scheme_of("a", make_linear(bits, false, 32));
     scheme.grid.scale_dtype = at::kFloat;
-    EXPECT_EQ(choose_gguf_version({scheme}), mix);
+    EXPECT_EQ(choose_gguf_variant({scheme}), mix);
   }
 }
 
 // llama-quantize's choices for a model of 32 layers, 4 query heads for each of k and v.
 TEST(GgufTypes, Mixes) {
   const auto type = [](const char* mix, const std::string& name, GgufFacts facts = {32, 4, 0, true}, std::int64_t columns = 4096) {
-    return ggml_type_name(gguf_mix_type(find_gguf_version(mix), name, {4096, columns}, facts));
+    return ggml_type_name(gguf_mix_type(find_gguf_variant(mix), name, {4096, columns}, facts));
   };
   EXPECT_EQ(type("q4_k_m", "output.weight"), "Q6_K");
   EXPECT_EQ(type("q4_k_m", "token_embd.weight"), "Q4_K");
@@ -182,7 +182,7 @@ TEST(GgufTypes, Mixes) {
   EXPECT_EQ(type("q6_k", "blk.9.attn_q.weight", {32, 4, 0, true}, 576), "Q8_0");
   EXPECT_EQ(type("q2_k", "blk.9.attn_q.weight", {32, 4, 0, true}, 576), "Q4_0");
   EXPECT_EQ(type("q4_0", "blk.9.attn_q.weight", {32, 4, 0, true}, 100), "F16");
-  EXPECT_EQ(gguf_mix_type(find_gguf_version("f16"), "output_norm.weight", {4096}, {}), kGgmlF32);
+  EXPECT_EQ(gguf_mix_type(find_gguf_variant("f16"), "output_norm.weight", {4096}, {}), kGgmlF32);
 }
 
 class GgufExportTest : public testing::Test {
@@ -241,7 +241,7 @@ TEST_F(GgufExportTest, OtherTypesAreQuantizedOnceMore) {
   source.tensors = tensors_;
   const QuantizedLinear q = make_linear(4, false, 32, 8);
   FormatOptions options;
-  options.version = "q4_k_m";
+  options.variant = "q4_k_m";
   GgufExport out(path(), source, {scheme_of("q", q)}, options, names_);
   out.put("q", q);
   out.finish();

@@ -8,11 +8,11 @@
 #include <functional>
 
 #include "memory_source.h"
+#include "miq/core/digest.h"
 #include "miq/core/safetensors.h"
 #include "miq/core/text.h"
 #include "miq/format/format.h"
 #include "support/golden.h"
-#include "support/sha256.h"
 
 namespace miq::format::test {
 
@@ -40,7 +40,7 @@ inline json golden_json(const std::string& folder, const std::string& file) {
 
 inline std::string sha256_of(const at::Tensor& tensor) {
   const at::Tensor values = tensor.contiguous();
-  return miq::test::sha256({static_cast<const char*>(values.const_data_ptr()), values.nbytes()});
+  return miq::sha256({static_cast<const char*>(values.const_data_ptr()), values.nbytes()});
 }
 
 inline testing::AssertionResult same_bytes(const at::Tensor& a, const at::Tensor& b) {
@@ -124,7 +124,7 @@ inline void check_golden(const GoldenCase& c) {
 
   // The tensors again; those that nobody owns are the model's.
   FormatOptions options;
-  options.version = c.version;
+  options.variant = c.version;
   std::set<std::string> written;
   for (const NamedTensor& made : format.encode(linears, options)) {
     EXPECT_TRUE(written.insert(made.name).second) << made.name << " comes twice";

@@ -158,7 +158,7 @@ TEST(GoldenVectors, GptqPack) {
       EXPECT_TRUE(linear->group_of_column.defined());
       EXPECT_TRUE(at::equal(quantizer::stored_weight(*linear).to(at::kHalf).to(at::kFloat), get("dequant")));
       FormatOptions options;
-      options.version = version;
+      options.variant = version;
       if (version == "v2") {
         for (const NamedTensor& t : format.encode({{"m", linear}}, options))
           EXPECT_TRUE(test::same_bytes(t.tensor, source->tensors.at(t.name))) << t.name;

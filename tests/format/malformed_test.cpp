@@ -16,7 +16,7 @@ struct Checkpoint {
 
 Checkpoint checkpoint(const std::string& format, const std::vector<NamedLinear>& linears, const std::string& version = "") {
   FormatOptions options;
-  options.version = version;
+  options.variant = version;
   std::vector<Scheme> schemes;
   for (const NamedLinear& l : linears) schemes.push_back(scheme_of(l.name, *l.linear));
   Declaration declaration;

@@ -36,7 +36,7 @@ Scheme scheme_of(const std::string& name, const quantizer::QuantizedLinear& line
 /// What a user chooses of an export beside the format, and what of the model decides about types.
 struct FormatOptions {
   at::ScalarType model_dtype = at::kBFloat16;  ///< config.json's
-  std::string version;  ///< gptq: "v1" (default), "v2"; gguf: a type or mix, "q4_k_m"; else ""
+  std::string variant;  ///< gptq: "v1" (default), "v2"; gguf: a type or mix, "q4_k_m"; else ""
   /// Fingerprints of rotations that earlier calls of one export's encode have written: kept, so that one that many linears
   /// share is stored once. Null: each call stores its own.
   std::shared_ptr<std::set<std::string>> stored_rotations;
@@ -91,7 +91,7 @@ struct Format {
                                    const std::string& where);
   /// Why these linears cannot stand in one checkpoint, each by itself could; null: any can.
   std::optional<std::string> (*why_not_together)(const std::vector<Scheme>&) = nullptr;
-  std::vector<const char*> variants = {};  ///< what FormatOptions::version may be
+  std::vector<const char*> variants = {};  ///< what FormatOptions::variant may be
 };
 
 /// All of formats.def: gptq, awq, compressed-tensors, fp8, modelopt, miq. (dequantized and gguf are written otherwise.)

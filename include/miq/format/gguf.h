@@ -26,13 +26,13 @@ struct GgufNames {
   std::map<std::string, at::Tensor> extra;  ///< float32 tensors under their names in the file
 };
 
-/// The types and mixes of FormatOptions::version, as llama-quantize names them, in lower case: "f16", "q8_0", "q4_k_m" ...
+/// The types and mixes of FormatOptions::variant, as llama-quantize names them, in lower case: "f16", "q8_0", "q4_k_m" ...
 /// With "-pure" behind it, every matrix gets the mix's main type.
-std::vector<std::string> gguf_versions();
+std::vector<std::string> gguf_variants();
 
-/// The version that an export of these linears gets when the user names none: "" when all have a type without loss (each gets
+/// The variant that an export of these linears gets when the user names none: "" when all have a type without loss (each gets
 /// the smallest one, what is not quantized stays as it is), else the mix nearest to their bits.
-std::string choose_gguf_version(const std::vector<Scheme>& schemes);
+std::string choose_gguf_variant(const std::vector<Scheme>& schemes);
 
 /// What a linear loses when it is written as this ggml_type: one sentence; nullopt: nothing.
 std::optional<std::string> gguf_loss(const Scheme& scheme, std::int32_t type);
@@ -56,7 +56,7 @@ struct GgufPlanned {
 class GgufExport : public ExportWriter {
  public:
   /// `schemes`: the linears that put() will bring quantized; `added`: tensors that the source lacks (an untied head).
-  /// @throws Error{config} for an unknown version; what names.place and GgufWriter throw.
+  /// @throws Error{config} for an unknown variant; what names.place and GgufWriter throw.
   GgufExport(const std::filesystem::path& file, const TensorSource& source, const std::vector<Scheme>& schemes, const FormatOptions& options,
              GgufNames names, const std::vector<TensorSpec>& added = {});
 
