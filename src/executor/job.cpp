@@ -120,21 +120,25 @@ struct Job {
                                               : "raise it; miq plan --json tells what takes how much (total.memory)");
   }
 
-  // Whether the quantized model, a byte a code, may stay in memory for its evaluation; else it is scored from
-  // what was written.
+  // Whether the quantized model, packed, may stay in memory for its evaluation; else it is scored from what was written.
   bool keeps_blocks() const {
     if (!evaluates() || streams.empty()) return false;
-    std::int64_t codes = 0;
+    double packed = 0;
     bool activations = false;
     for (const PlannedLinear& planned : plan) {
-      codes += planned.out_features * planned.in_features;
-      activations = activations || planned.choice.layer->activation.enabled();
+      const quantizer::LayerRecipe& layer = *planned.choice.layer;
+      const double bits = layer.keep_float ? 16 : bits_per_weight(layer.grid, planned.out_features, planned.in_features);
+      packed += bits / 8 * static_cast<double>(planned.out_features * planned.in_features);
+      activations = activations || layer.activation.enabled();
     }
-    if (config.pipeline.memory == 0 || codes + quantization_bytes <= config.pipeline.memory) return true;
-    if (config.export_ && !activations) return false;
-    throw Error(ErrorKind::config, "to be scored, the quantized model takes " + format_bytes(codes) + " of memory beside the " + format_bytes(quantization_bytes) + " of quantizing it, together more than the " +
+    const auto bytes = static_cast<std::int64_t>(packed);
+    if (config.pipeline.memory == 0 || bytes + quantization_bytes <= config.pipeline.memory) return true;
+    const bool written = config.export_ && (!activations || target.format != nullptr);
+    if (written) return false;
+    throw Error(ErrorKind::config, "to be scored, the quantized model takes " + format_bytes(bytes) + " of memory beside the " + format_bytes(quantization_bytes) + " of quantizing it, together more than the " +
                                        format_bytes(config.pipeline.memory) + " that may be taken",
-                "pipeline.memory", activations ? "raise it: quantized activations are scored from memory" : "set export, and it is scored from what was written; or raise it");
+                "pipeline.memory", activations ? "set export.format to one that holds quantized activations (miq, compressed-tensors), and it is scored from what was written; or raise it"
+                                               : "set export, and it is scored from what was written; or raise it");
   }
 
   // Of the residual stream, which is the whole model's.

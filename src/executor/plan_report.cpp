@@ -140,7 +140,7 @@ Json totals(const Planner& p, const Json& layers) {
           {"calibration_tokens", tokens},
           {"memory_bytes", memory.total()},
           {"memory", {{"program", memory.program}, {"block", memory.block}, {"statistics", memory.statistics}, {"solve", memory.solve}, {"hidden", memory.hidden}, {"microbatch", memory.microbatch}}},
-          {"disk_bytes", p.config.export_ ? p.model.source().bytes() : 0},
+          {"disk_bytes", !p.config.export_ ? 0 : p.config.export_->format == "dequantized" ? p.model.source().bytes() : quantized_bytes + float_bytes + others},
           {"seconds", expected_seconds(p.model, p.plan, tokens)}};
 }
 
