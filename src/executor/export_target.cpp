@@ -25,21 +25,13 @@ quantizer::Grid fitted(quantizer::Grid grid, const ExportTarget& target) {
 
 }  // namespace
 
-std::vector<std::string> export_formats() {
-  std::vector<std::string> names;
-  for (const format::Format* format : format::formats()) names.push_back(format->name);
-  names.push_back(kGguf);
-  names.push_back(kDequantized);
-  return names;
-}
-
 ExportTarget export_target(const ExportConfig& config, const model::Architecture& architecture) {
   ExportTarget target;
   target.name = config.format;
   target.options.variant = config.variant;
   const auto dtype = dtype_from_name(architecture.torch_dtype);
   target.options.model_dtype = dtype && (*dtype == at::kHalf || *dtype == at::kBFloat16) ? *dtype : at::kFloat;
-  const std::vector<std::string> names = export_formats();
+  const std::vector<std::string> names = format::export_names();
   if (std::find(names.begin(), names.end(), config.format) == names.end())
     throw Error(ErrorKind::config, "unknown export format '" + config.format + "'", "export.format", "did you mean " + nearest_name(config.format, names) + "? miq list formats tells all");
   std::vector<std::string> variants;

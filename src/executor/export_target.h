@@ -20,9 +20,6 @@ struct ExportTarget {
 /// @throws Error{config} for an unknown format or variant.
 ExportTarget export_target(const ExportConfig& config, const model::Architecture& architecture);
 
-/// Names of all formats that can be written.
-std::vector<std::string> export_formats();
-
 /// Lets the grids of the recipe have scales of the type that the format stores.
 void fit_recipe(quantizer::Recipe& recipe, const ExportTarget& target);
 

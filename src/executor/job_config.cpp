@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "export_target.h"
 #include "miq/core/error.h"
 #include "miq/core/hub_cache.h"
+#include "miq/format/format.h"
 #include "recipe_config.h"
 
 namespace miq::executor {
@@ -105,7 +105,7 @@ JobConfig read_job_config(const ConfigSource& source) {
     config.export_.emplace();
     visit_fields(*keys, *config.export_);
     keys->finish();
-    const std::vector<std::string> formats = export_formats();
+    const std::vector<std::string> formats = format::export_names();
     if (std::find(formats.begin(), formats.end(), config.export_->format) == formats.end()) {
       std::string known;
       for (const std::string& format : formats) known += (known.empty() ? "" : ", ") + format;

@@ -63,6 +63,13 @@ const std::vector<const Format*>& formats() {
   return all;
 }
 
+std::vector<std::string> export_names() {
+  std::vector<std::string> names;
+  for (const Format* format : formats()) names.push_back(format->name);
+  names.insert(names.end(), {"gguf", "dequantized"});
+  return names;
+}
+
 const Format& find_format(const std::string& name) {
   std::vector<std::string> names;
   for (const Format* format : formats()) {

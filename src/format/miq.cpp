@@ -9,6 +9,8 @@
 //   {input,output}_rotation.<kind>.<part>, and .check: the product with a known vector
 #include <ATen/ATen.h>
 
+#include <set>
+
 #include "formats.h"
 #include "miq/core/config.h"
 #include "miq/core/dtype.h"
@@ -37,6 +39,20 @@ float middle(const Grid& grid) {
   if (grid.is_fp8()) return 0;
   const auto half = static_cast<float>(1 << (grid.bits - 1));
   return grid.convention == quantizer::GridConvention::quip ? half - 0.5f : half;
+}
+
+// Whether zero points that are not stored are in the middle of the grid.
+bool has_middle(const Grid& grid) { return grid.is_fp8() || grid.symmetric || grid.convention == quantizer::GridConvention::quip; }
+
+// What such linears have beside codes, scales and zeros.
+std::set<std::string> parts_of(const Scheme& s) {
+  std::set<std::string> parts;
+  if (s.group_of_column) parts.insert("group_of_column");
+  if (s.outliers) parts.insert("outliers");
+  if (s.divisor) parts.insert("divisor");
+  if (s.rotated_input) parts.insert("input_rotation");
+  if (s.rotated_output) parts.insert("output_rotation");
+  return parts;
 }
 
 std::optional<std::string> why_not(const Scheme&, const FormatOptions&) { return std::nullopt; }
@@ -93,7 +109,7 @@ class Encoder {
 
   void encode_zeros(const at::Tensor& zeros) {
     const int bits = linear_.grid.bits;
-    if (zeros.eq(middle(linear_.grid)).all().item<bool>()) return;
+    if (has_middle(linear_.grid) && zeros.eq(middle(linear_.grid)).all().item<bool>()) return;
     const at::Tensor whole = zeros.round().clamp(0, (1 << bits) - 1);
     put("zeros", at::equal(whole, zeros) ? pack_bits(whole.to(at::kByte).reshape({1, -1}), bits).flatten() : stored(zeros, linear_.grid.scale_dtype));
   }
@@ -136,9 +152,10 @@ void declare(const std::vector<Scheme>& schemes, const std::vector<std::string>&
   Json groups = Json::array();
   for (const Scheme& scheme : schemes) {
     const Json grid = fields_of(scheme.grid), activation = scheme.activation.enabled() ? fields_of(scheme.activation) : Json();
-    const auto same = std::find_if(groups.begin(), groups.end(), [&](const Json& group) { return group["grid"] == grid && group["activation"] == activation; });
+    const Json parts = parts_of(scheme);
+    const auto same = std::find_if(groups.begin(), groups.end(), [&](const Json& group) { return group["grid"] == grid && group["activation"] == activation && group["parts"] == parts; });
     if (same != groups.end()) (*same)["linears"].push_back(scheme.name);
-    else groups.push_back({{"grid", grid}, {"activation", activation}, {"linears", {scheme.name}}});
+    else groups.push_back({{"grid", grid}, {"activation", activation}, {"parts", parts}, {"linears", {scheme.name}}});
   }
   declaration.config["quantization_config"] = {{"quant_method", "miq"}, {"version", kVersion}, {"groups", groups}, {"kept", kept}};
 }
@@ -170,7 +187,8 @@ class MiqDecoder : public TableDecoder {
       Scheme scheme;
       read_fields(member(group, "grid", where), scheme.grid, where);
       if (!member(group, "activation", where).empty()) read_fields(member(group, "activation", where), scheme.activation, where);
-      for (const std::string& name : texts(group, "linears", where)) add_linear(name, scheme);
+      const std::vector<std::string> parts = texts(group, "parts", where);
+      for (const std::string& name : texts(group, "linears", where)) add_linear(name, scheme, {parts.begin(), parts.end()});
     }
   }
 
@@ -202,13 +220,14 @@ class MiqDecoder : public TableDecoder {
     if (s.divisor) linear.online.divisor_I = contents_.read(p + "divisor", {at::kFloat}, {s.in_features});
     linear.online.input = read_rotation(s, "input_rotation", s.in_features, linear.online.parameter_bits);
     linear.online.output = read_rotation(s, "output_rotation", s.out_features, linear.online.parameter_bits);
-    if (contents_.has(p + "input_scale")) linear.activation_params.scale = contents_.read(p + "input_scale", {at::kFloat}, {});
-    if (contents_.has(p + "input_zero")) linear.activation_params.zero = contents_.read(p + "input_zero", {at::kFloat}, {});
+    const bool static_input = s.activation.enabled() && !s.activation.dynamic;
+    if (static_input) linear.activation_params.scale = contents_.read(p + "input_scale", {at::kFloat}, {});
+    if (static_input && !s.activation.symmetric) linear.activation_params.zero = contents_.read(p + "input_zero", {at::kFloat}, {});
     return linear;
   }
 
  private:
-  void add_linear(const std::string& name, Scheme scheme) {
+  void add_linear(const std::string& name, Scheme scheme, const std::set<std::string>& parts) {
     scheme.name = name;
     const at::Tensor shape = contents_.read(name + ".shape", {at::kLong}, {2});
     scheme.out_features = shape[0].item<std::int64_t>();
@@ -228,8 +247,12 @@ class MiqDecoder : public TableDecoder {
     if (const auto parts = parts_.find(name); parts != parts_.end())
       for (const std::string& part : parts->second) {
         tensors.push_back(part);
+        if (part.ends_with(".check")) continue;
         (part.find(".input_rotation.") != std::string::npos ? scheme.rotated_input : scheme.rotated_output) = true;
       }
+    if (const std::set<std::string> found = parts_of(scheme); found != parts)
+      for (const std::string& part : parts)
+        if (found.count(part) == 0) contents_.refuse(name + "." + part, "the tensor is missing");
     add(std::move(scheme), tensors);
   }
 
@@ -247,7 +270,8 @@ class MiqDecoder : public TableDecoder {
 
   at::Tensor read_zeros(const Scheme& s, std::int64_t rows, std::int64_t groups) const {
     const std::string name = s.name + ".zeros";
-    if (!contents_.has(name)) return at::full({rows, groups}, middle(s.grid));
+    if (!contents_.has(name) && has_middle(s.grid)) return at::full({rows, groups}, middle(s.grid));
+    if (!contents_.has(name)) contents_.refuse(name, "the tensor is missing");
     if (contents_.specs().at(name).dtype == at::kInt) return read_stream(name, s.grid.bits, rows, groups).to(at::kFloat);
     return contents_.read(name, kFloats, {rows, groups}).to(at::kFloat);
   }

@@ -186,6 +186,8 @@ class ModeloptDecoder : public TableDecoder {
       linear.codes_OI = unpack_pairs(contents_.read(name + ".weight", {at::kByte}, {s.out_features / 2, s.in_features}));
       scales = contents_.read(scale, {at::kFloat}, {s.out_features, groups});
       linear.params.zeros_OG = at::full_like(scales, 8);
+      // What servers divide by; it is in the scales already.
+      if (algorithm_ == Algorithm::int4_fp8) contents_.read(name + ".weight_scale_2", {at::kFloat}, {});
     } else {
       linear.codes_OI = contents_.read(name + ".weight", {at::kFloat8_e4m3fn}, {s.out_features, s.in_features}).view(at::kByte);
       if (algorithm_ == Algorithm::fp8) scales = contents_.read(scale, {at::kFloat}, {}).expand({s.out_features, 1}).contiguous();
@@ -207,7 +209,7 @@ class ModeloptDecoder : public TableDecoder {
       const std::int64_t groups = contents_.spec(name + ".weight_scale", 2).shape[1];
       if (s.in_features % groups != 0) contents_.refuse(name + ".weight_scale", std::to_string(groups) + " groups do not divide " + std::to_string(s.in_features) + " inputs");
       s.grid.group_size = s.in_features / groups;
-      s.divisor = contents_.has(name + ".pre_quant_scale");
+      s.divisor = has_pre_quant_scale(name) || contents_.has(name + ".pre_quant_scale");
     } else {
       s.grid.type = GridType::fp8_e4m3;
       s.grid.bits = 8;

@@ -9,6 +9,7 @@
 
 #include "memory_source.h"
 #include "miq/core/digest.h"
+#include "miq/core/dtype.h"
 #include "miq/core/safetensors.h"
 #include "miq/core/text.h"
 #include "miq/format/format.h"
@@ -48,6 +49,21 @@ inline testing::AssertionResult same_bytes(const at::Tensor& a, const at::Tensor
     return testing::AssertionFailure() << a.toString() << a.sizes() << " is not " << b.toString() << b.sizes();
   if (sha256_of(a) != sha256_of(b)) return testing::AssertionFailure() << "the bytes differ";
   return testing::AssertionSuccess();
+}
+
+/// Those that servers fuse together, each once, in the order of a block.
+inline std::vector<std::vector<NamedLinear>> fused_linears(const std::vector<NamedLinear>& linears) {
+  std::map<std::string, std::vector<NamedLinear>> sets;
+  for (const NamedLinear& linear : linears) {
+    const size_t dot = linear.name.rfind('.');
+    const std::string prefix = linear.name.substr(0, dot), own = linear.name.substr(dot + 1);
+    const char* stage = own == "q_proj" || own == "k_proj" || own == "v_proj" ? "1" : own == "o_proj" ? "2" : own == "gate_proj" || own == "up_proj" ? "3" : "4";
+    std::vector<NamedLinear>& set = sets[prefix.substr(0, prefix.rfind('.')) + "." + stage];
+    set.insert(own == "q_proj" ? set.begin() : set.end(), linear);
+  }
+  std::vector<std::vector<NamedLinear>> list;
+  for (auto& [name, set] : sets) list.push_back(std::move(set));
+  return list;
 }
 
 /// What must be known before a linear is read.
@@ -125,8 +141,13 @@ inline void check_golden(const GoldenCase& c) {
   // The tensors again; those that nobody owns are the model's.
   FormatOptions options;
   options.variant = c.version;
+  options.model_dtype = dtype_from_name(config.at("dtype").get<std::string>()).value();
+  options.stored_rotations = std::make_shared<std::set<std::string>>();
   std::set<std::string> written;
-  for (const NamedTensor& made : format.encode(linears, options)) {
+  std::vector<NamedTensor> all;
+  for (const std::vector<NamedLinear>& fused : fused_linears(linears))
+    for (NamedTensor& tensor : format.encode(fused, options)) all.push_back(std::move(tensor));
+  for (const NamedTensor& made : all) {
     EXPECT_TRUE(written.insert(made.name).second) << made.name << " comes twice";
     if (std::any_of(c.apart.begin(), c.apart.end(), [&](const std::string& part) { return made.name.find(part) != std::string::npos; })) continue;
     ASSERT_TRUE(source->has(made.name)) << made.name;
@@ -145,7 +166,8 @@ inline void check_golden(const GoldenCase& c) {
 
   // What is declared.
   std::vector<Scheme> schemes;
-  for (const NamedLinear& l : linears) schemes.push_back(scheme_of(l.name, *l.linear));
+  for (const std::vector<NamedLinear>& fused : fused_linears(linears))
+    for (const NamedLinear& l : fused) schemes.push_back(scheme_of(l.name, *l.linear));
   Declaration declaration;
   format.declare(schemes, kept_linears(*source, *decoder), options, declaration);
   const json declared = json::parse(declaration.config.at("quantization_config").dump());
@@ -154,7 +176,11 @@ inline void check_golden(const GoldenCase& c) {
   if (c.apart.empty()) {
     const auto again = format.open(source, declared, declaration.config, "the declared configuration");
     ASSERT_EQ(again->linears().size(), decoder->linears().size());
-    for (size_t i = 0; i < schemes.size(); ++i) expect_same_scheme(again->linears()[i], decoder->linears()[i]);
+    for (const Scheme& scheme : again->linears()) {
+      const auto same = std::find_if(decoder->linears().begin(), decoder->linears().end(), [&](const Scheme& other) { return other.name == scheme.name; });
+      ASSERT_NE(same, decoder->linears().end()) << scheme.name;
+      expect_same_scheme(scheme, *same);
+    }
   }
 }
 

@@ -35,19 +35,23 @@ GoldenCase ct(const std::string& folder) {
           .keys = {"quant_method", "format", "quantization_status", "ignore", "sparsity_config", "transform_config", "global_compression_ratio"},
           .lost = {".k_scale", ".v_scale"}};
 }
-// int8 alone is packed when it is written: other servers read it so.
 GoldenCase ct_naive() {
   GoldenCase c = ct("ct_naive_w8a16");
-  c.keys.erase("format");
-  c.apart = {".weight"};
+  c.version = "naive";
   return c;
 }
-// The rotations' own test compares them.
+// transform_config names its targets otherwise; the rotations' own test compares what they do.
 GoldenCase ct_rotated(const std::string& folder) {
   GoldenCase c = ct(folder);
   c.keys.erase("transform_config");
-  c.apart = {"_input.weight", "_output.weight"};
   return c;
+}
+
+GoldenCase fp8(const std::string& folder) { return {.folder = folder, .format = "fp8", .keys = {"quant_method", "activation_scheme", "weight_block_size", "modules_to_not_convert"}}; }
+
+// Left out: producer's place and ignore, which also names the embedding (no linear).
+GoldenCase modelopt(const std::string& folder) {
+  return {.folder = folder, .format = "modelopt", .keys = {"quant_method", "quant_algo", "producer"}, .lost = {".k_scale", ".v_scale"}};
 }
 
 std::string name_of(const testing::TestParamInfo<GoldenCase>& info) { return info.param.folder; }
@@ -70,6 +74,12 @@ INSTANTIATE_TEST_SUITE_P(CompressedTensors, GoldenFormat,
                                          ct("ct_w8a8_int8_static_tensor_sym")),
                          name_of);
 
+INSTANTIATE_TEST_SUITE_P(Fp8, GoldenFormat, testing::Values(fp8("fp8_hf_block128"), fp8("fp8_hf_static_tensor")), name_of);
+INSTANTIATE_TEST_SUITE_P(Modelopt, GoldenFormat,
+                         testing::Values(modelopt("modelopt_fp8"), modelopt("modelopt_fp8_kv"), modelopt("modelopt_fp8_pc_pt"), modelopt("modelopt_int4_awq"),
+                                         modelopt("modelopt_w4a8_awq")),
+                         name_of);
+
 // No folder of a format that is read stays untested.
 TEST(GoldenFormats, AreAllListed) {
   MIQ_REQUIRE_GOLDEN("formats");
@@ -82,7 +92,7 @@ TEST(GoldenFormats, AreAllListed) {
     }
   for (const auto& entry : std::filesystem::directory_iterator(miq::test::golden_dir() / "formats")) {
     const std::string name = entry.path().filename().string();
-    for (const char* start : {"gptq_", "awq_", "ct_"})
+    for (const char* start : {"gptq_", "awq_", "ct_", "fp8_", "modelopt_"})
       if (name.starts_with(start)) {
         EXPECT_TRUE(listed.count(name)) << name;
       }

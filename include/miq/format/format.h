@@ -96,6 +96,8 @@ struct Format {
 
 /// All of formats.def: gptq, awq, compressed-tensors, fp8, modelopt, miq. (dequantized and gguf are written otherwise.)
 const std::vector<const Format*>& formats();
+/// All names that an export may have: these, gguf and dequantized.
+std::vector<std::string> export_names();
 /// @throws Error{config} with the nearest name.
 const Format& find_format(const std::string& name);
 

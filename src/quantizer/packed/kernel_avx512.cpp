@@ -32,11 +32,11 @@ MIQ_AVX512_INLINE __m512i quad(const std::uint8_t* chunk) {
   __m512i codes = plane_quad<Bits, has_plane(Bits, 4) ? 4 : has_plane(Bits, 2) ? 2 : 1, T>(chunk);
   if constexpr (has_plane(Bits, 4) && has_plane(Bits, 2)) {
     constexpr char mask = 3 << plane_shift(Bits, 2);
-    codes = _mm512_ternarylogic_epi32(_mm512_set1_epi8(mask), plane_quad<Bits, 2, T>(chunk), codes, kSelect);
+    codes = _mm512_ternarylogic_epi32(_mm512_set1_epi8(mask), (plane_quad<Bits, 2, T>(chunk)), codes, kSelect);
   }
   if constexpr ((has_plane(Bits, 4) || has_plane(Bits, 2)) && has_plane(Bits, 1)) {
     constexpr char mask = 1 << plane_shift(Bits, 1);
-    codes = _mm512_ternarylogic_epi32(_mm512_set1_epi8(mask), plane_quad<Bits, 1, T>(chunk), codes, kSelect);
+    codes = _mm512_ternarylogic_epi32(_mm512_set1_epi8(mask), (plane_quad<Bits, 1, T>(chunk)), codes, kSelect);
   }
   return _mm512_and_si512(codes, _mm512_set1_epi8(static_cast<char>((1 << Bits) - 1)));
 }
