@@ -3,6 +3,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#ifdef __linux__
+#include <malloc.h>
+#endif
+
 #include <charconv>
 #include <chrono>
 #include <cmath>
@@ -67,6 +71,12 @@ std::int64_t peak_rss_bytes() {
 void reset_peak_rss() {
   std::ofstream clear("/proc/self/clear_refs");
   clear << "5";
+}
+
+void return_freed_memory() {
+#ifdef __GLIBC__
+  ::malloc_trim(0);
+#endif
 }
 
 std::int64_t available_memory_bytes() {

@@ -100,6 +100,7 @@ Json bench_model(const BenchConfig& config) {
   const std::filesystem::path path = resolve_model_path(config.model);
   reset_peak_rss();
   AnonymousPeak anonymous;
+  const std::int64_t program = anonymous_rss_bytes();
   const auto start = std::chrono::steady_clock::now();
   model::LanguageModel model = open_model(path, config.architecture, device);
   model.set_compute_dtype(model::resolve_compute_dtype(config.dtype, model.architecture(), device));
@@ -120,7 +121,7 @@ Json bench_model(const BenchConfig& config) {
           {"load_seconds", load},
           {"bandwidth", bandwidth},
           {"matrix_rate", rate},
-          {"memory", {{"linears", bench.linear_bytes}, {"head", bench.head_bytes()}, {"allocated_by_loading", before}, {"peak_allocated", peak}, {"peak_resident", peak_rss_bytes()}}},
+          {"memory", {{"linears", bench.linear_bytes}, {"head", bench.head_bytes()}, {"program", program}, {"allocated_by_loading", before - program}, {"peak_allocated", peak}, {"peak_resident", peak_rss_bytes()}}},
           {"measured", list}};
 }
 
@@ -141,7 +142,7 @@ std::string format_bench(const Json& measured) {
   const auto size = [&](const char* key) { return format_bytes(memory.at(key).get<std::int64_t>()); };
   return format_table(rows) + "\n" + measured.at("device").get<std::string>() + ", " + measured.at("dtype").get<std::string>() + ": reads " +
          number("%.1f GB/s", measured.at("bandwidth").get<double>() * 1e-9) + ", multiplies " + number("%.0f Gop/s", measured.at("matrix_rate").get<double>() * 1e-9) + "\nlinears " + size("linears") +
-         ", head " + size("head") + "; allocated " + size("allocated_by_loading") + " after loading, " + size("peak_allocated") + " at most (" + size("peak_resident") + " with mapped files)";
+         ", head " + size("head") + "; allocated " + size("allocated_by_loading") + " by loading, " + size("peak_allocated") + " at most, " + size("program") + " of it the program's (" + size("peak_resident") + " with mapped files)";
 }
 
 }  // namespace miq::executor

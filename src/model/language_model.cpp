@@ -220,6 +220,7 @@ void LanguageModel::hold_blocks() {
     blocks_.push_back(load_block(l, /*convert=*/true));
     if (kernels_) release_block(l);  // what kernels were made of is not read again
   }
+  if (kernels_) return_freed_memory();
 }
 
 void LanguageModel::replace_blocks(std::vector<Block> blocks) { blocks_ = std::move(blocks); }

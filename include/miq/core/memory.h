@@ -35,6 +35,8 @@ class AnonymousPeak {
   bool done_ = false;
   std::thread thread_;
 };
+/// Gives memory that was freed back to the system, where the allocator keeps it (glibc).
+void return_freed_memory();
 /// Memory that can still be allocated without swapping, in bytes (Linux: MemAvailable and the
 /// cgroup's limit, the smaller).
 std::int64_t available_memory_bytes();
