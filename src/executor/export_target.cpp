@@ -111,14 +111,18 @@ std::unique_ptr<format::ExportWriter> open_export_writer(const ExportTarget& tar
                                                          std::int64_t shard_bytes, format::ModelChanges changes) {
   if (target.is_gguf()) return open_gguf_writer(target, model, original, folder, schemes, changes);
   complete_gguf(original, changes);
-  // Blocks of a quantized original are read as float32, which nobody wants stored.
+  const model::Architecture& a = model.architecture();
   std::set<std::string> linears(kept.begin(), kept.end());
   for (const format::Scheme& scheme : schemes) linears.insert(scheme.name);
+  if (linears.insert(a.head).second) kept.push_back(a.head);
+  // Routers are linears too for those that read which are not quantized.
+  for (std::int64_t l = 0; l < a.num_layers; ++l)
+    if (a.is_sparse(l)) kept.push_back(a.block_name(l) + a.names.router);
+  // Blocks of a quantized original are read as float32, which nobody wants stored.
   if (!model.source().gives_views())
     for (const TensorSpec& spec : model.source().specs())
       if (spec.dtype == at::kFloat && spec.name.ends_with(".weight") && linears.count(spec.name.substr(0, spec.name.size() - 7)) != 0)
         changes.dtypes[spec.name] = target.options.model_dtype;
-  if (linears.count(model.architecture().head) == 0) kept.push_back(model.architecture().head);
   return format::make_export_writer({original, folder, &model.source(), target.format, target.options, std::move(schemes), std::move(kept), shard_bytes, std::move(changes)});
 }
 

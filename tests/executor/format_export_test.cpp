@@ -16,6 +16,7 @@
 #include "miq/executor/verify.h"
 #include "miq/format/quantized_checkpoint.h"
 #include "support/golden.h"
+#include "support/tiny_models.h"
 
 namespace miq::executor {
 namespace {
@@ -182,6 +183,20 @@ TEST_F(FormatExport, ConversionsKeepTheCodes) {
   }
   EXPECT_FALSE(fs::exists(folder_.path() / "no"));
   EXPECT_THROW(convert(kTiny, folder_.path() / "no", "gptq"), Error);
+}
+
+TEST_F(FormatExport, RoutersAreDeclaredFloat) {
+  const fs::path moe = folder_.path() / "moe";
+  fs::create_directories(moe);
+  test::write_tiny_model(moe, test::tiny_configs().at("mixtral"));
+  for (const char* format : {"compressed-tensors", "gptq"}) {
+    JobConfig job = config("{preset: rtn, grid: {bits: 4, symmetric: true, group_size: 32}}", format);
+    job.model.path = moe.string();
+    run_job(job, JobMode::quantize);
+    const auto quantization = nlohmann::json::parse(read_file(exported() / "config.json")).at("quantization_config");
+    EXPECT_THAT(quantization.dump(), HasSubstr("block_sparse_moe")) << format;
+    EXPECT_TRUE(verify(exported())["problems"].empty());
+  }
 }
 
 TEST_F(FormatExport, VerifyFindsWhatWasChanged) {
