@@ -114,7 +114,7 @@ std::unique_ptr<format::ExportWriter> open_export_writer(const ExportTarget& tar
   const model::Architecture& a = model.architecture();
   std::set<std::string> linears(kept.begin(), kept.end());
   for (const format::Scheme& scheme : schemes) linears.insert(scheme.name);
-  if (linears.insert(a.head).second) kept.push_back(a.head);
+  if (linears.count(a.head) == 0) kept.push_back(a.head);
   // Routers are linears too for those that read which are not quantized.
   for (std::int64_t l = 0; l < a.num_layers; ++l)
     if (a.is_sparse(l)) kept.push_back(a.block_name(l) + a.names.router);
