@@ -48,7 +48,6 @@ struct Bench {
       }
   }
 
-  std::int64_t head_bytes() const { return model.head_bytes(); }
   std::int64_t cache_bytes_per_token() const { return 2 * a().num_layers * a().kv_size() * static_cast<std::int64_t>(c10::elementSize(model.compute_dtype())); }
 
   // Of `tokens` tokens at a mean distance `context` from the start: linears, attention, the head for `heads` of them.
@@ -74,9 +73,9 @@ struct Bench {
     const double prefill = *std::min_element(prefills.begin(), prefills.end()), decode = *std::min_element(decodes.begin(), decodes.end());
     const auto tokens = static_cast<double>(batch * context), rows = static_cast<double>(batch);
     const double mean_context = static_cast<double>(context) + static_cast<double>(steps) / 2;
-    const double step_bytes = static_cast<double>(linear_bytes + head_bytes()) + rows * mean_context * static_cast<double>(cache_bytes_per_token());
+    const double step_bytes = static_cast<double>(linear_bytes + model.head_bytes()) + rows * mean_context * static_cast<double>(cache_bytes_per_token());
     const double best_step = std::max(step_bytes / bandwidth, operations(rows, mean_context, rows) / rate);
-    const double best_prefill = std::max(operations(tokens, static_cast<double>(context) / 2, rows) / rate, static_cast<double>(linear_bytes + head_bytes()) / bandwidth);
+    const double best_prefill = std::max(operations(tokens, static_cast<double>(context) / 2, rows) / rate, static_cast<double>(linear_bytes + model.head_bytes()) / bandwidth);
     return {{"batch", batch},
             {"context", context},
             {"time_to_first_token", prefill},
@@ -104,9 +103,8 @@ Json bench_model(const BenchConfig& config) {
   const auto start = std::chrono::steady_clock::now();
   model::LanguageModel model = open_model(path, config.architecture, device);
   model.set_compute_dtype(model::resolve_compute_dtype(config.dtype, model.architecture(), device));
-  const double rate = matrix_rate(model.compute_dtype(), device);
   model.hold_blocks();
-  const double load = seconds_since(start);
+  const double load = seconds_since(start), rate = matrix_rate(model.compute_dtype(), device);
   Bench bench{config, model, bandwidth, rate};
   bench.count();
   Json list = Json::array();
@@ -121,7 +119,7 @@ Json bench_model(const BenchConfig& config) {
           {"load_seconds", load},
           {"bandwidth", bandwidth},
           {"matrix_rate", rate},
-          {"memory", {{"linears", bench.linear_bytes}, {"head", bench.head_bytes()}, {"program", program}, {"allocated_by_loading", before - program}, {"peak_allocated", peak}, {"peak_resident", peak_rss_bytes()}}},
+          {"memory", {{"linears", bench.linear_bytes}, {"head", model.head_bytes()}, {"program", program}, {"allocated_by_loading", before - program}, {"peak_allocated", peak}, {"peak_resident", peak_rss_bytes()}}},
           {"measured", list}};
 }
 

@@ -42,7 +42,6 @@ format::NamedLinear adapt(const std::string& name, quantizer::QuantizedLinear li
 
 struct Conversion {
   const ConvertConfig& config;
-  fs::path from;
   model::LanguageModel model;
   std::shared_ptr<const format::QuantizedCheckpoint> quantized;  // null: a plain checkpoint
   ExportTarget target;
@@ -136,7 +135,7 @@ nlohmann::ordered_json convert_checkpoint(const ConvertConfig& config) {
   std::error_code differs;
   if (fs::equivalent(from, config.output, differs)) throw Error(ErrorKind::config, "the export would replace the checkpoint it is made from", config.output, "choose another output");
   const model::Weights weights = open_weights(from);
-  Conversion conversion{config, from, model::LanguageModel::open(from, config.architecture, at::kFloat, at::kCPU, weights),
+  Conversion conversion{config, model::LanguageModel::open(from, config.architecture, at::kFloat, at::kCPU, weights),
                         std::dynamic_pointer_cast<const format::QuantizedCheckpoint>(weights.tensors), {}};
   conversion.target = export_target(config.target, conversion.model.architecture());
   if (const auto dtype = dtype_from_name(config.dtype)) conversion.target.options.model_dtype = *dtype;

@@ -232,7 +232,10 @@ struct Job {
     options.folder = config.output;
     std::optional<StagedFolder> folder;
     std::unique_ptr<format::ExportWriter> writer;
-    if (config.recipe.allocation.bits > 0) allocate(options);
+    if (config.recipe.allocation.bits > 0) {
+      allocate(options);
+      if (config.export_) check_export(target, planned_schemes(model->architecture(), plan, head));  // of the widths that were chosen
+    }
     if (config.export_) {
       folder.emplace(fs::path(config.output) / "model");
       writer = open_writer(folder->path());

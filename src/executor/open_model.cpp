@@ -1,6 +1,10 @@
 #include "miq/executor/open_model.h"
 
+#include <algorithm>
+#include <map>
+
 #include "miq/core/gguf.h"
+#include "miq/core/gguf_writer.h"
 #include "miq/format/gguf.h"
 #include "miq/format/quantized_checkpoint.h"
 #include "quantized_kernel.h"
@@ -26,23 +30,28 @@ class QuantizedKernels : public model::KernelSource {
   std::shared_ptr<const format::QuantizedCheckpoint> checkpoint_;
 };
 
-// Blocks of a GGUF file whose values are codes of groups of 32.
+// Blocks of a GGUF file whose values are codes of groups of 32. What is packed is looked up when it is asked for: rows of q and k are
+// put in order on the way, which reads them.
 class GgufKernels : public model::KernelSource {
  public:
-  explicit GgufKernels(std::shared_ptr<const TensorSource> source) : source_(std::move(source)) {
-    for (const TensorSpec& spec : source_->specs())
-      if (const auto rows = source_->packed(spec.name)) bytes_[spec.name] = rows->blocks.numel();
-  }
-  bool has(const std::string& linear) const override { return bytes_.count(linear + ".weight") != 0; }
+  explicit GgufKernels(std::shared_ptr<const TensorSource> source) : source_(std::move(source)) {}
+  bool has(const std::string& linear) const override { return bytes(linear) > 0; }
   std::shared_ptr<const model::LinearKernel> kernel(const std::string& linear) const override {
     auto quantized = format::quantized_from_gguf(*source_->packed(linear + ".weight"));
     return quantized ? make_quantized_kernel(std::make_shared<const quantizer::QuantizedLinear>(std::move(*quantized))) : nullptr;
   }
-  std::int64_t bytes(const std::string& linear) const override { return bytes_.at(linear + ".weight"); }
+  std::int64_t bytes(const std::string& linear) const override {
+    const auto [entry, is_new] = bytes_.emplace(linear, 0);
+    if (!is_new) return entry->second;
+    const auto rows = source_->packed(linear + ".weight");
+    static constexpr std::int32_t kCodes[] = {kGgmlQ4_0, kGgmlQ4_1, kGgmlQ5_0, kGgmlQ5_1, kGgmlQ8_0};  // K types are held dense
+    if (rows && std::find(std::begin(kCodes), std::end(kCodes), rows->type) != std::end(kCodes)) entry->second = rows->blocks.numel();
+    return entry->second;
+  }
 
  private:
   std::shared_ptr<const TensorSource> source_;
-  std::map<std::string, std::int64_t> bytes_;
+  mutable std::map<std::string, std::int64_t> bytes_;  // 0: not packed so
 };
 
 }  // namespace

@@ -185,6 +185,19 @@ TEST_F(FormatExport, ConversionsKeepTheCodes) {
   EXPECT_THROW(convert(kTiny, folder_.path() / "no", "gptq"), Error);
 }
 
+TEST_F(FormatExport, AllocatedBitsAreChecked) {
+  const std::string recipe = "{preset: rtn, grid: {bits: 4, group_size: 32}, allocate: {bits: 3, choices: '2,4'}}";
+  try {
+    run_job(config(recipe, "awq"), JobMode::quantize);
+    ADD_FAILURE() << "2 bits as AWQ";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::unsupported) << error.what();
+  }
+  EXPECT_FALSE(fs::exists(exported()));
+  run_job(config(recipe, "miq"), JobMode::quantize);
+  EXPECT_TRUE(verify(exported())["problems"].empty());
+}
+
 TEST_F(FormatExport, RoutersAreDeclaredFloat) {
   const fs::path moe = folder_.path() / "moe";
   fs::create_directories(moe);
