@@ -19,8 +19,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool holds(at::ScalarType dtype, const at::Tensor& values) { return at::equal(values.to(dtype).to(at::kFloat), values); }
-
 // The linear with its scales in a type that the target stores: its usual one, else the narrowest that changes nothing.
 format::NamedLinear adapt(const std::string& name, quantizer::QuantizedLinear linear, const ExportTarget& target) {
   if (target.format != nullptr) {
@@ -28,7 +26,7 @@ format::NamedLinear adapt(const std::string& name, quantizer::QuantizedLinear li
     std::optional<std::string> reason;
     bool found = false;
     for (const at::ScalarType dtype : {usual, own, at::kHalf, at::kBFloat16, at::kFloat}) {
-      if (!linear.grid.bilevel.enabled() && !holds(dtype, linear.params.scales_OG)) continue;
+      if (!linear.grid.bilevel.enabled() && !format::holds(dtype, linear.params.scales_OG)) continue;
       linear.grid.scale_dtype = dtype;
       reason = target.format->why_not(format::scheme_of(name, linear), target.options);
       if (found = !reason; found) break;

@@ -120,8 +120,8 @@ at::Tensor signed_codes(const at::Tensor& codes, int bits) { return codes.to(at:
 at::Tensor input_scale(const NamedLinear& named) {
   const at::Tensor scale = named.linear->activation_params.scale;
   if (!scale.defined()) throw Error(ErrorKind::internal, "a static activation range was not calibrated", named.name);
-  const at::Tensor exact = scale.to(at::kFloat).reshape({1}), stored = exact.to(named.linear->grid.scale_dtype);
-  return at::equal(stored.to(at::kFloat), exact) ? stored : exact;
+  const at::Tensor exact = scale.to(at::kFloat).reshape({1});
+  return exact.to(holds(named.linear->grid.scale_dtype, exact) ? named.linear->grid.scale_dtype : at::kFloat);
 }
 
 // Weights alone, a byte for each code, where the variant asks for that.

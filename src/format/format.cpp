@@ -80,6 +80,8 @@ const Format& find_format(const std::string& name) {
               "did you mean " + nearest_name(name, names) + "?");
 }
 
+bool holds(at::ScalarType dtype, const at::Tensor& values) { return at::equal(values.to(dtype).to(at::kFloat), values); }
+
 at::Tensor pack_bits(const at::Tensor& data, int bits) {
   const at::Tensor codes = data.to(at::kByte).contiguous();
   const std::int64_t rows = codes.size(0), n = codes.size(1), words = (n * bits + 31) / 32;

@@ -61,8 +61,6 @@ std::vector<std::string> warnings(const std::vector<Scheme>&, const FormatOption
 
 at::ScalarType scale_dtype(const Grid& grid, const FormatOptions&) { return grid.granularity == Granularity::group ? at::kHalf : at::kFloat; }
 
-bool holds(at::ScalarType dtype, const at::Tensor& values) { return at::equal(values.to(dtype).to(at::kFloat), values); }
-
 at::Tensor stored(const at::Tensor& values, at::ScalarType dtype) { return values.to(holds(dtype, values) ? dtype : at::kFloat).contiguous(); }
 
 class Encoder {

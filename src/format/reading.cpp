@@ -196,11 +196,11 @@ std::string fused_name(const std::string& linear) {
 size_t fused_parts(const std::string& fused) { return fused.ends_with("qkv_proj") ? 3 : 2; }
 
 at::Tensor stored_scales(const NamedLinear& linear, at::ScalarType dtype) {
-  const at::Tensor scales = linear.linear->params.scales_OG, stored = scales.to(dtype);
-  if (!at::equal(stored.to(at::kFloat), scales))
+  const at::Tensor& scales = linear.linear->params.scales_OG;
+  if (!holds(dtype, scales))
     throw Error(ErrorKind::unsupported, "its scales are not numbers of " + dtype_name(dtype), linear.name,
                 "quantize with this export in the job, or export to miq");
-  return stored;
+  return scales.to(dtype);
 }
 
 at::Tensor stored_zeros(const NamedLinear& linear) {

@@ -101,6 +101,9 @@ std::vector<std::string> export_names();
 /// @throws Error{config} with the nearest name.
 const Format& find_format(const std::string& name);
 
+/// Whether float32 `values` are numbers of `dtype`, so that storing them so loses nothing.
+bool holds(at::ScalarType dtype, const at::Tensor& values);
+
 /// Of a linear with a plain grid: the words of `data` [rows, n] (codes below 2^bits) as a little-endian bit stream along each
 /// row: int32 [rows, ceil(n * bits / 32)].
 at::Tensor pack_bits(const at::Tensor& data, int bits);
