@@ -204,7 +204,8 @@ class Translator {
     native_["pipeline"]["offload"] = offload == "disk" ? "disk" : offload == "cpu" && !native_["device"].Scalar().empty() && at::hasCUDA() ? "cpu" : "none";
   }
 
-  // BOSS: calibrate_subject (one or a list) or dataset, named Task_dataset; calibrate_nums a number or a map of them.
+  // BOSS: task_name and dataset_name, or calibrate_subject (one or a list) or dataset, named Task_dataset; calibrate_nums a number
+  // or a map of them.
   void boss(const YAML::Node& config, YAML::Node out) const {
     const YAML::Node nums = config["calibrate_nums"];
     std::vector<std::string> names;
@@ -214,6 +215,7 @@ class Translator {
       else if (config[key].IsSequence())
         for (const auto& item : config[key]) names.push_back(item.as<std::string>(""));
     }
+    if (config["task_name"] && config["dataset_name"]) names = {text(config, "task_name", "") + "_" + text(config, "dataset_name", "")};
     if (names.size() == 1 && names[0] == "all") names.clear();
     if (names.empty() && nums && nums.IsMap())
       for (const auto& entry : nums) names.push_back(entry.first.Scalar());
@@ -245,7 +247,7 @@ class Translator {
   void calibration(const YAML::Node& config) {
     if (!config || !config.IsMap()) return;
     known(config, "calibrate_config",
-          {"name", "split", "nsamples", "seqlen", "seed", "calibrate_subject", "calibrate_nums", "calibrate_seqlen", "shuffle", "nsample", "dataset"});
+          {"name", "split", "nsamples", "seqlen", "seed", "calibrate_subject", "calibrate_nums", "calibrate_seqlen", "shuffle", "nsample", "dataset", "task_name", "dataset_name"});
     const std::string name = text(config, "name", "wikitext2");
     if (config["nsample"] && !config["nsamples"] && kTextCorpora.count(name))
       warn(config["nsample"], "MI-optimize ignored nsample (its key is nsamples) and used 128 samples; so does miq");

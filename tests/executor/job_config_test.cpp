@@ -210,6 +210,7 @@ TEST(MiOptimize, CalibratesOnBoss) {
   EXPECT_EQ(calibration("calibrate_subject: QuestionAnswering_advqa, calibrate_nums: 32, calibrate_seqlen: 512").samples, 32);
   EXPECT_EQ(calibration("calibrate_nums: {QuestionAnswering_advqa: 4, ToxicDetection_toxigen: 8}").dataset, "boss_QuestionAnswering_advqa=4, boss_ToxicDetection_toxigen=8");
   EXPECT_EQ(calibration("dataset: [SentimentAnalysis_sst5, ToxicDetection_toxigen]").dataset, "boss_SentimentAnalysis_sst5, boss_ToxicDetection_toxigen");
+  EXPECT_EQ(calibration("task_name: QuestionAnswering, dataset_name: advqa, calibrate_nums: 32").dataset, "boss_QuestionAnswering_advqa");
   EXPECT_EQ(calibration("nsamples: 16").dataset, "boss");
   EXPECT_EQ(calibration("nsamples: 16").per_subject, 16);
 }
