@@ -2,21 +2,21 @@
 
 #include <utf8proc.h>
 
+#include <unordered_map>
+
+#include "miq/core/error.h"
+#include "regex.h"
 #include "utf8.h"
 
 namespace miq::dataset {
 namespace {
 
-struct Title {
-  std::uint32_t code;
-  const char* title;
-};
-// Characters whose title case is more than one character (Unicode's SpecialCasing.txt, Latin and Armenian).
-constexpr Title kLongTitles[] = {{0xDF, "Ss"},   {0xFB00, "Ff"},  {0xFB01, "Fi"},   {0xFB02, "Fl"},   {0xFB03, "Ffi"}, {0xFB04, "Ffl"},
-                                 {0xFB05, "St"}, {0xFB06, "St"},  {0x587, "Եւ"},    {0x149, "ʼN"},    {0x1F0, "J̌"},   {0x1E96, "H̱"},
-                                 {0x1E97, "T̈"}, {0x1E98, "W̊"}, {0x1E99, "Y̊"},   {0x1E9A, "Aʾ"}};
+// str.isspace: Unicode whitespace and the four separators of ASCII.
+bool is_python_space(std::uint32_t code) { return is_space(code) || (code >= 0x1C && code <= 0x1F); }
 
-bool is_letter(std::uint32_t code) {
+std::string well_formed(std::string_view text) { return is_valid_utf8(text) ? std::string(text) : valid_utf8(text); }
+
+bool is_cased(std::uint32_t code) {
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(code))) {
     case UTF8PROC_CATEGORY_LU:
     case UTF8PROC_CATEGORY_LL:
@@ -25,187 +25,190 @@ bool is_letter(std::uint32_t code) {
   }
 }
 
-bool is_mark(std::uint32_t code) {
+// Case_Ignorable, by its categories and the punctuation of Word_Break MidLetter.
+bool is_case_ignorable(std::uint32_t code) {
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(code))) {
     case UTF8PROC_CATEGORY_MN:
     case UTF8PROC_CATEGORY_ME:
     case UTF8PROC_CATEGORY_CF:
     case UTF8PROC_CATEGORY_LM:
     case UTF8PROC_CATEGORY_SK: return true;
-    default: return code == '\'' || code == '.' || code == ':' || code == 0xB7 || code == 0x2018 || code == 0x2019;
+    default: break;
   }
+  for (const std::uint32_t mark : {0x27u, 0x2Eu, 0x3Au, 0xB7u, 0x387u, 0x2018u, 0x2019u, 0x2024u, 0x2027u})
+    if (code == mark) return true;
+  return false;
 }
 
-// A capital sigma at the end of a word becomes another letter (Unicode's Final_Sigma).
-bool ends_a_word(std::string_view text, size_t at, size_t next) {
-  bool letter_before = false;
-  for (size_t i = at; i > 0 && !letter_before;) {
-    do --i;
-    while (i > 0 && (static_cast<unsigned char>(text[i]) & 0xC0) == 0x80);
-    const std::uint32_t code = utf8_at(text, i).code;
-    letter_before = is_letter(code);
-    if (!letter_before && !is_mark(code)) return false;
-  }
-  for (size_t i = next; letter_before && i < text.size();) {
-    const Utf8Char c = utf8_at(text, i);
-    if (is_letter(c.code)) return false;
-    if (!is_mark(c.code)) break;
-    i += c.bytes;
-  }
-  return letter_before;
-}
-
-void append_lower(std::string& out, std::string_view text, size_t at, const Utf8Char& c) {
-  if (c.code == 0x130) out += "i̇";
-  else if (c.code == 0x3A3) out += ends_a_word(text, at, at + c.bytes) ? "ς" : "σ";
-  else append_utf8(out, static_cast<std::uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c.code))));
-}
-
-bool is_printable(std::uint32_t code) {
-  switch (utf8proc_category(static_cast<utf8proc_int32_t>(code))) {
-    case UTF8PROC_CATEGORY_CC:
-    case UTF8PROC_CATEGORY_CF:
-    case UTF8PROC_CATEGORY_CS:
-    case UTF8PROC_CATEGORY_CO:
-    case UTF8PROC_CATEGORY_CN:
-    case UTF8PROC_CATEGORY_ZL:
-    case UTF8PROC_CATEGORY_ZP: return false;
-    case UTF8PROC_CATEGORY_ZS: return code == ' ';
-    default: return true;
-  }
-}
-
-std::string quoted(const std::string& text) {
-  const char quote = text.find('\'') != std::string::npos && text.find('"') == std::string::npos ? '"' : '\'';
-  std::string out(1, quote);
+std::vector<std::uint32_t> codes_of(const std::string& text) {
+  std::vector<std::uint32_t> codes;
   for (size_t at = 0; at < text.size();) {
-    const Utf8Char c = utf8_at(text, at);
-    char escape[16] = "";
-    if (c.code == '\\' || c.code == static_cast<unsigned char>(quote)) out += '\\', out += static_cast<char>(c.code);
-    else if (c.code == '\n') out += "\\n";
-    else if (c.code == '\r') out += "\\r";
-    else if (c.code == '\t') out += "\\t";
-    else if (is_printable(c.code)) out.append(text, at, c.bytes);
-    else std::snprintf(escape, sizeof escape, c.code < 0x100 ? "\\x%02x" : c.code < 0x10000 ? "\\u%04x" : "\\U%08x", c.code);
-    out += escape;
-    at += c.bytes;
+    const Utf8Char next = utf8_at(text, at);
+    codes.push_back(next.code);
+    at += next.bytes;
   }
-  return out + quote;
+  return codes;
+}
+
+// A sigma ends a word when a cased letter stands before it and none after it, whatever has no case aside.
+bool is_final_sigma(const std::vector<std::uint32_t>& codes, size_t at) {
+  size_t before = at, after = at + 1;
+  while (before > 0 && is_case_ignorable(codes[before - 1])) --before;
+  while (after < codes.size() && is_case_ignorable(codes[after])) ++after;
+  return before > 0 && is_cased(codes[before - 1]) && !(after < codes.size() && is_cased(codes[after]));
+}
+
+// Patterns are few and come again for every document.
+const Regex& compiled(const std::string& pattern) {
+  thread_local std::unordered_map<std::string, Regex> cache;
+  if (const auto found = cache.find(pattern); found != cache.end()) return found->second;
+  if (cache.size() > 256) cache.clear();
+  try {
+    return cache.emplace(pattern, Regex(pattern, "")).first->second;
+  } catch (const Error& error) {
+    throw Error(ErrorKind::config, error.message(), "", error.fix());
+  }
 }
 
 }  // namespace
 
-bool is_python_space(std::uint32_t code) { return is_space(code) || (code >= 0x1C && code <= 0x1F); }
-
-std::string_view lstrip(std::string_view text) {
-  size_t at = 0;
-  while (at < text.size()) {
-    const Utf8Char c = utf8_at(text, at);
-    if (!is_python_space(c.code)) break;
-    at += c.bytes;
+std::string strip(std::string_view text) {
+  const std::string whole = well_formed(text);
+  size_t begin = whole.size(), end = 0;
+  for (size_t at = 0; at < whole.size();) {
+    const Utf8Char next = utf8_at(whole, at);
+    if (!is_python_space(next.code)) {
+      begin = std::min(begin, at);
+      end = at + next.bytes;
+    }
+    at += next.bytes;
   }
-  return text.substr(at);
+  return end == 0 ? std::string() : whole.substr(begin, end - begin);
 }
 
-std::string_view rstrip(std::string_view text) {
-  size_t end = text.size();
-  while (end > 0) {
-    size_t at = end - 1;
-    while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) --at;
-    if (!is_python_space(utf8_at(text, at).code)) break;
-    end = at;
-  }
-  return text.substr(0, end);
+std::string strip(std::string_view text, std::string_view characters) {
+  const size_t begin = text.find_first_not_of(characters);
+  if (begin == std::string_view::npos) return "";
+  return std::string(text.substr(begin, text.find_last_not_of(characters) + 1 - begin));
 }
 
-std::string_view strip(std::string_view text) { return lstrip(rstrip(text)); }
+std::vector<std::string> split_words(std::string_view text) {
+  const std::string whole = well_formed(text);
+  std::vector<std::string> words;
+  bool inside = false;
+  for (size_t at = 0; at < whole.size();) {
+    const Utf8Char next = utf8_at(whole, at);
+    if (is_python_space(next.code)) {
+      inside = false;
+    } else {
+      if (!inside) words.emplace_back();
+      words.back().append(whole, at, next.bytes);
+      inside = true;
+    }
+    at += next.bytes;
+  }
+  return words;
+}
 
-std::string replaced(std::string_view text, std::string_view from, std::string_view to) {
-  std::string out;
+std::vector<std::string> split_at(std::string_view text, std::string_view separator) {
+  if (separator.empty()) throw Error(ErrorKind::internal, "split at an empty separator");
+  std::vector<std::string> pieces;
   for (size_t at = 0;;) {
-    const size_t found = text.find(from, at);
-    if (found == std::string_view::npos) return out.append(text.substr(at));
-    out.append(text.substr(at, found - at)).append(to);
-    at = found + from.size();
+    const size_t next = text.find(separator, at);
+    pieces.emplace_back(text.substr(at, next == std::string_view::npos ? next : next - at));
+    if (next == std::string_view::npos) return pieces;
+    at = next + separator.size();
   }
+}
+
+std::string join(const std::vector<std::string>& pieces, std::string_view separator) {
+  std::string out;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    if (i > 0) out += separator;
+    out += pieces[i];
+  }
+  return out;
 }
 
 std::string lower(std::string_view text) {
+  const std::vector<std::uint32_t> codes = codes_of(well_formed(text));
   std::string out;
-  for (size_t at = 0; at < text.size();) {
-    const Utf8Char c = utf8_at(text, at);
-    append_lower(out, text, at, c);
-    at += c.bytes;
+  for (size_t i = 0; i < codes.size(); ++i) {
+    if (codes[i] == 0x130) out += "i\xCC\x87";
+    else if (codes[i] == 0x3A3 && is_final_sigma(codes, i)) out += "\xCF\x82";
+    else append_utf8(out, static_cast<std::uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(codes[i]))));
   }
   return out;
 }
 
-std::string capitalized(std::string_view text) {
+bool is_lower(std::string_view text) {
+  bool found = false;
+  for (const std::uint32_t code : codes_of(well_formed(text))) {
+    if (!is_cased(code)) continue;
+    if (utf8proc_category(static_cast<utf8proc_int32_t>(code)) != UTF8PROC_CATEGORY_LL) return false;
+    found = true;
+  }
+  return found;
+}
+
+std::int64_t code_points(std::string_view text) { return static_cast<std::int64_t>(codes_of(well_formed(text)).size()); }
+
+std::string replace(std::string_view text, std::string_view from, std::string_view to) { return join(split_at(text, from), to); }
+
+bool is_punctuation(char character) {
+  const auto c = static_cast<unsigned char>(character);
+  return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126);
+}
+
+std::string remove_punctuation(std::string_view text) {
   std::string out;
-  for (size_t at = 0; at < text.size();) {
-    const Utf8Char c = utf8_at(text, at);
-    if (at > 0) {
-      append_lower(out, text, at, c);
-    } else {
-      const auto* const special = std::find_if(std::begin(kLongTitles), std::end(kLongTitles), [&](const Title& t) { return t.code == c.code; });
-      if (special != std::end(kLongTitles)) out += special->title;
-      else append_utf8(out, static_cast<std::uint32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c.code))));
+  for (const char c : text)
+    if (!is_punctuation(c)) out += c;
+  return out;
+}
+
+std::vector<std::vector<std::string>> find_all(const std::string& pattern, std::string_view text) {
+  const std::string whole = well_formed(text);
+  std::vector<std::vector<std::string>> found;
+  for (const auto& spans : compiled(pattern).captures(whole)) {
+    found.emplace_back();
+    for (const auto& span : spans) found.back().push_back(whole.substr(span.first, span.second - span.first));
+  }
+  return found;
+}
+
+bool contains_match(const std::string& pattern, std::string_view text) { return !find_all(pattern, text).empty(); }
+
+std::string substitute(const std::string& pattern, std::string_view replacement, std::string_view text) {
+  const std::string whole = well_formed(text);
+  std::string out;
+  size_t at = 0;
+  for (const auto& spans : compiled(pattern).captures(whole)) {
+    out.append(whole, at, spans[0].first - at);
+    for (size_t i = 0; i < replacement.size(); ++i) {
+      const bool group = replacement[i] == '\\' && i + 1 < replacement.size() && replacement[i + 1] >= '1' && replacement[i + 1] <= '9';
+      if (!group) {
+        out += replacement[i];
+        continue;
+      }
+      const auto number = static_cast<size_t>(replacement[++i] - '0');
+      if (number < spans.size()) out.append(whole, spans[number].first, spans[number].second - spans[number].first);
     }
-    at += c.bytes;
+    at = spans[0].second;
   }
-  return out;
+  return out.append(whole, at, std::string::npos);
 }
 
-std::vector<std::string> split(std::string_view text, std::string_view separator) {
+std::vector<std::string> split_pattern(const std::string& pattern, std::string_view text) {
+  const std::string whole = well_formed(text);
   std::vector<std::string> pieces;
-  for (size_t at = 0;;) {
-    const size_t found = text.find(separator, at);
-    pieces.emplace_back(text.substr(at, found == std::string_view::npos ? found : found - at));
-    if (found == std::string_view::npos) return pieces;
-    at = found + separator.size();
+  size_t at = 0;
+  for (const auto& spans : compiled(pattern).captures(whole)) {
+    pieces.push_back(whole.substr(at, spans[0].first - at));
+    at = spans[0].second;
   }
-}
-
-std::int64_t white_space_pieces(std::string_view text) {
-  std::int64_t pieces = 1;
-  bool in_space = false;
-  for (size_t at = 0; at < text.size();) {
-    const Utf8Char c = utf8_at(text, at);
-    const bool space = is_python_space(c.code);
-    if (space && !in_space) ++pieces;
-    in_space = space;
-    at += c.bytes;
-  }
+  pieces.push_back(whole.substr(at));
   return pieces;
 }
-
-size_t byte_of_character(std::string_view text, std::int64_t index) {
-  size_t at = 0;
-  while (index-- > 0 && at < text.size()) at += utf8_at(text, at).bytes;
-  return std::min(at, text.size());
-}
-
-std::int64_t count_characters(std::string_view text) {
-  return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
-}
-
-std::string python_repr(const nlohmann::json& value) {
-  if (value.is_string()) return quoted(value.get_ref<const std::string&>());
-  if (value.is_null()) return "None";
-  if (value.is_boolean()) return value.get<bool>() ? "True" : "False";
-  if (value.is_array()) {
-    std::string out;
-    for (const auto& item : value) out += (out.empty() ? "" : ", ") + python_repr(item);
-    return "[" + out + "]";
-  }
-  if (value.is_object()) {
-    std::string out;
-    for (const auto& [key, item] : value.items()) out += (out.empty() ? "" : ", ") + quoted(key) + ": " + python_repr(item);
-    return "{" + out + "}";
-  }
-  return value.dump();
-}
-
-std::string python_str(const nlohmann::json& value) { return value.is_string() ? value.get<std::string>() : python_repr(value); }
 
 }  // namespace miq::dataset
