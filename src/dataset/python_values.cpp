@@ -1,4 +1,4 @@
-#include "python_text.h"
+#include "python_values.h"
 
 #include <utf8proc.h>
 
@@ -16,50 +16,7 @@ constexpr Title kLongTitles[] = {{0xDF, "Ss"},   {0xFB00, "Ff"},  {0xFB01, "Fi"}
                                  {0xFB05, "St"}, {0xFB06, "St"},  {0x587, "Եւ"},    {0x149, "ʼN"},    {0x1F0, "J̌"},   {0x1E96, "H̱"},
                                  {0x1E97, "T̈"}, {0x1E98, "W̊"}, {0x1E99, "Y̊"},   {0x1E9A, "Aʾ"}};
 
-bool is_letter(std::uint32_t code) {
-  switch (utf8proc_category(static_cast<utf8proc_int32_t>(code))) {
-    case UTF8PROC_CATEGORY_LU:
-    case UTF8PROC_CATEGORY_LL:
-    case UTF8PROC_CATEGORY_LT: return true;
-    default: return false;
-  }
-}
-
-bool is_mark(std::uint32_t code) {
-  switch (utf8proc_category(static_cast<utf8proc_int32_t>(code))) {
-    case UTF8PROC_CATEGORY_MN:
-    case UTF8PROC_CATEGORY_ME:
-    case UTF8PROC_CATEGORY_CF:
-    case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_SK: return true;
-    default: return code == '\'' || code == '.' || code == ':' || code == 0xB7 || code == 0x2018 || code == 0x2019;
-  }
-}
-
-// A capital sigma at the end of a word becomes another letter (Unicode's Final_Sigma).
-bool ends_a_word(std::string_view text, size_t at, size_t next) {
-  bool letter_before = false;
-  for (size_t i = at; i > 0 && !letter_before;) {
-    do --i;
-    while (i > 0 && (static_cast<unsigned char>(text[i]) & 0xC0) == 0x80);
-    const std::uint32_t code = utf8_at(text, i).code;
-    letter_before = is_letter(code);
-    if (!letter_before && !is_mark(code)) return false;
-  }
-  for (size_t i = next; letter_before && i < text.size();) {
-    const Utf8Char c = utf8_at(text, i);
-    if (is_letter(c.code)) return false;
-    if (!is_mark(c.code)) break;
-    i += c.bytes;
-  }
-  return letter_before;
-}
-
-void append_lower(std::string& out, std::string_view text, size_t at, const Utf8Char& c) {
-  if (c.code == 0x130) out += "i̇";
-  else if (c.code == 0x3A3) out += ends_a_word(text, at, at + c.bytes) ? "ς" : "σ";
-  else append_utf8(out, static_cast<std::uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c.code))));
-}
+bool is_python_space(std::uint32_t code) { return is_space(code) || (code >= 0x1C && code <= 0x1F); }
 
 bool is_printable(std::uint32_t code) {
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(code))) {
@@ -95,8 +52,6 @@ std::string quoted(const std::string& text) {
 
 }  // namespace
 
-bool is_python_space(std::uint32_t code) { return is_space(code) || (code >= 0x1C && code <= 0x1F); }
-
 std::string_view lstrip(std::string_view text) {
   size_t at = 0;
   while (at < text.size()) {
@@ -118,52 +73,14 @@ std::string_view rstrip(std::string_view text) {
   return text.substr(0, end);
 }
 
-std::string_view strip(std::string_view text) { return lstrip(rstrip(text)); }
-
-std::string replaced(std::string_view text, std::string_view from, std::string_view to) {
-  std::string out;
-  for (size_t at = 0;;) {
-    const size_t found = text.find(from, at);
-    if (found == std::string_view::npos) return out.append(text.substr(at));
-    out.append(text.substr(at, found - at)).append(to);
-    at = found + from.size();
-  }
-}
-
-std::string lower(std::string_view text) {
-  std::string out;
-  for (size_t at = 0; at < text.size();) {
-    const Utf8Char c = utf8_at(text, at);
-    append_lower(out, text, at, c);
-    at += c.bytes;
-  }
-  return out;
-}
-
 std::string capitalized(std::string_view text) {
+  if (text.empty()) return "";
+  const Utf8Char first = utf8_at(text, 0);
+  const auto* const special = std::find_if(std::begin(kLongTitles), std::end(kLongTitles), [&](const Title& t) { return t.code == first.code; });
   std::string out;
-  for (size_t at = 0; at < text.size();) {
-    const Utf8Char c = utf8_at(text, at);
-    if (at > 0) {
-      append_lower(out, text, at, c);
-    } else {
-      const auto* const special = std::find_if(std::begin(kLongTitles), std::end(kLongTitles), [&](const Title& t) { return t.code == c.code; });
-      if (special != std::end(kLongTitles)) out += special->title;
-      else append_utf8(out, static_cast<std::uint32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c.code))));
-    }
-    at += c.bytes;
-  }
-  return out;
-}
-
-std::vector<std::string> split(std::string_view text, std::string_view separator) {
-  std::vector<std::string> pieces;
-  for (size_t at = 0;;) {
-    const size_t found = text.find(separator, at);
-    pieces.emplace_back(text.substr(at, found == std::string_view::npos ? found : found - at));
-    if (found == std::string_view::npos) return pieces;
-    at = found + separator.size();
-  }
+  if (special != std::end(kLongTitles)) out = special->title;
+  else append_utf8(out, static_cast<std::uint32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(first.code))));
+  return out + lower(text).substr(lower(text.substr(0, first.bytes)).size());  // the whole, as a sigma looks at what stands before it
 }
 
 std::int64_t white_space_pieces(std::string_view text) {
@@ -183,10 +100,6 @@ size_t byte_of_character(std::string_view text, std::int64_t index) {
   size_t at = 0;
   while (index-- > 0 && at < text.size()) at += utf8_at(text, at).bytes;
   return std::min(at, text.size());
-}
-
-std::int64_t count_characters(std::string_view text) {
-  return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
 }
 
 std::string python_repr(const nlohmann::json& value) {

@@ -7,7 +7,7 @@
 #include "miq/core/file.h"
 #include "miq/core/log.h"
 #include "miq/core/text.h"
-#include "python_text.h"
+#include "python_values.h"
 #include "task_files.h"
 #include "task_steps.h"
 #include "utf8.h"
@@ -52,8 +52,6 @@ json parsed_line(const Task& task, const std::string& line, const std::string& w
   if (!value.is_object()) throw Error(ErrorKind::io, "the line is no JSON object", in_place(task, where, key), "write each row as {\"field\": value, ...} on a line of its own");
   return value;
 }
-
-std::string trimmed(const std::string& text) { return std::string(strip(text)); }
 
 }  // namespace
 
@@ -129,8 +127,8 @@ std::vector<ChosenSubject> choose_subjects(const Task& task, const std::string& 
     if (!subject.note.category.empty() && std::find(categories.begin(), categories.end(), subject.note.category) == categories.end()) categories.push_back(subject.note.category);
   }
   std::set<std::string> chosen, by_name;
-  for (const std::string& piece : split(wanted, ",")) {
-    const std::string part = trimmed(piece);
+  for (const std::string& piece : split_at(wanted, ",")) {
+    const std::string part = strip(piece);
     if (std::find(names.begin(), names.end(), part) != names.end()) {
       by_name.insert(part);
       chosen.insert(part);

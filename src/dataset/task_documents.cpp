@@ -1,6 +1,6 @@
 // Rows to requests, in the way of lm-evaluation-harness 0.4.13 (spec of each shape: include/miq/dataset/task.h).
 #include "miq/core/error.h"
-#include "python_text.h"
+#include "python_values.h"
 #include "task_prompts.h"
 
 namespace miq::dataset {

@@ -2,7 +2,7 @@
 
 #include "jsonl.h"
 #include "miq/core/error.h"
-#include "python_text.h"
+#include "python_values.h"
 #include "task_files.h"
 
 namespace miq::dataset {

@@ -4,7 +4,7 @@
 #include <set>
 
 #include "miq/core/error.h"
-#include "python_text.h"
+#include "python_values.h"
 #include "regex.h"
 
 namespace miq::dataset {
@@ -50,20 +50,20 @@ struct Row {
 };
 
 std::string all_replaced(std::string text, const Pairs& pairs) {
-  for (const auto& [from, to] : pairs) text = replaced(text, from, to);
+  for (const auto& [from, to] : pairs) text = replace(text, from, to);
   return text;
 }
 
 std::string hellaswag_text(std::string_view text) {
   static const Regex kBrackets(R"(\[.*?\])", "hellaswag");
-  const std::string titled = replaced(strip(text), " [title]", ". ");
+  const std::string titled = replace(strip(text), " [title]", ". ");
   std::string out;
   size_t at = 0;
   for (const auto& [begin, end] : kBrackets.matches(titled)) {
     out.append(titled, at, begin - at);
     at = end;
   }
-  return replaced(out.append(titled, at), "  ", " ");
+  return replace(out.append(titled, at), "  ", " ");
 }
 
 void hellaswag(Row& row) {
@@ -115,7 +115,7 @@ void race(Row& row) {
 
 // The character at a Python index, which counts from the end where it is negative.
 std::string_view character_at(const std::string& text, std::int64_t index) {
-  const std::int64_t count = count_characters(text);
+  const std::int64_t count = code_points(text);
   if (index < 0) index += count;
   if (index < 0 || index >= count) return {};
   const size_t begin = byte_of_character(text, index);
@@ -125,21 +125,21 @@ std::string_view character_at(const std::string& text, std::int64_t index) {
 void wsc273(Row& row) {
   static const std::set<std::string> kPossessive = {"my", "his", "her", "our", "their"};
   static const std::set<std::string> kOpening = {"A", "An", "The", "She", "He", "It", "They", "My", "His", "Her", "Their"};
-  const std::string text = replaced(row.text("text"), "  ", " "), pronoun = row.text("pronoun");
+  const std::string text = replace(row.text("text"), "  ", " "), pronoun = row.text("pronoun");
   const std::int64_t place = row.whole("pronoun_loc");
-  if (place < 0 || place + count_characters(pronoun) > count_characters(text)) row.fail("finds no pronoun at pronoun_loc");
+  if (place < 0 || place + code_points(pronoun) > code_points(text)) row.fail("finds no pronoun at pronoun_loc");
   const bool sentence_begins = character_at(text, place - 2) == ".";
   json options = json::array();
   for (std::string option : row.texts(row.value, "options")) {
     if (kPossessive.count(lower(pronoun))) option += "'s";
     const std::string_view from_first = lstrip(option);
     const std::string word(from_first.substr(0, from_first.find_first_of(" \t\n\r\f\v")));
-    if (!sentence_begins && kOpening.count(word)) option = replaced(option, word, lower(word));
+    if (!sentence_begins && kOpening.count(word)) option = replace(option, word, lower(word));
     options.push_back(option);
   }
   row.value["text"] = text;
   row.value["before"] = text.substr(0, byte_of_character(text, place));
-  row.value["after"] = text.substr(byte_of_character(text, place + count_characters(pronoun)));
+  row.value["after"] = text.substr(byte_of_character(text, place + code_points(pronoun)));
   row.value["options"] = options;
 }
 
@@ -153,9 +153,9 @@ std::vector<std::string> bbq_groups(const Row& row, const std::string& answer, c
   if (parts.empty() && answer.find("Latina") != std::string::npos) joined = "Latino";  // two questions lack their groups
   joined = all_replaced(joined, {{"M-", "M_"}, {"F-", "F_"}, {"lowSES-", "lowSES_"}, {"highSES-", "highSES_"}, {"lowSES", "low SES"}, {"highSES", "high SES"},
                                  {"nonObese", "non Obese"}, {"nonDisabled", "non Disabled"}, {"nonTrans", "non Trans"}});
-  if (joined.find("woman") != std::string::npos) joined = replaced(joined, "woman", "F_woman");
-  else joined = replaced(joined, "man", "M_man");
-  return split(lower(all_replaced(joined, {{"girl", "F_girl"}, {"boy", "M_boy"}})), "_");
+  if (joined.find("woman") != std::string::npos) joined = replace(joined, "woman", "F_woman");
+  else joined = replace(joined, "man", "M_man");
+  return split_at(lower(all_replaced(joined, {{"girl", "F_girl"}, {"boy", "M_boy"}})), "_");
 }
 
 // The answer that tells nothing makes room for all the ways of saying so.
@@ -201,9 +201,9 @@ std::string blanks_inside_removed(const std::string& text, char open, char close
 }
 
 void wikitext_detokenize(Row& row) {
-  std::string text = replaced(row.text("page"), "s '", "s'");
+  std::string text = replace(row.text("page"), "s '", "s'");
   // The harness's pattern /' [0-9]/ was meant for years; as it stands it needs the slashes and gives its own text.
-  for (char digit = '0'; digit <= '9'; ++digit) text = replaced(text, std::string("/' ") + digit + "/", "/'[0-9]/");
+  for (char digit = '0'; digit <= '9'; ++digit) text = replace(text, std::string("/' ") + digit + "/", "/'[0-9]/");
   text = all_replaced(text, {{" @-@ ", "-"}, {" @,@ ", ","}, {" @.@ ", "."}, {" : ", ": "}, {" ; ", "; "}, {" . ", ". "}, {" ! ", "! "}, {" ? ", "? "}, {" , ", ", "}});
   for (const char* pair : {"()", "[]", "{}", "\"\"", "''"}) text = blanks_inside_removed(text, pair[0], pair[1]);
   row.value["text"] = all_replaced(text, {{"= = = =", "===="}, {"= = =", "==="}, {"= =", "=="}, {" ° ", "°"}, {" \n", "\n"}, {"\n ", "\n"}, {" N ", " 1 "}, {" 's", "'s"}});

@@ -2,7 +2,7 @@
 
 #include "miq/core/error.h"
 #include "miq/core/text.h"
-#include "python_text.h"
+#include "python_values.h"
 
 namespace miq::dataset {
 namespace {
@@ -192,12 +192,12 @@ json Template::filtered(const Part& part, const Filter& filter, const json& valu
   const std::string text = python_str(value);
   const std::string argument = filter.arguments.empty() ? "" : filter.arguments[0];
   switch (filter.kind) {
-    case kStrip: return std::string(strip(text));
+    case kStrip: return strip(text);
     case kLstrip: return std::string(lstrip(text));
     case kRstrip: return std::string(rstrip(text));
     case kLower: return lower(text);
     case kCapitalize: return capitalized(text);
-    case kReplace: return argument.empty() ? text : replaced(text, argument, filter.arguments[1]);
+    case kReplace: return argument.empty() ? text : replace(text, argument, filter.arguments[1]);
     case kEnsureEnd: return text.size() >= argument.size() && text.compare(text.size() - argument.size(), argument.size(), argument) == 0 ? text : text + argument;
     case kBefore:
     case kAfter: {

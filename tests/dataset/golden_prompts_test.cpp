@@ -7,7 +7,7 @@
 #include "miq/core/digest.h"
 #include "miq/core/random.h"
 #include "miq/dataset/task.h"
-#include "../../src/dataset/python_text.h"
+#include "../../src/dataset/python_values.h"
 #include "../../src/dataset/task_steps.h"
 #include "support/golden.h"
 
@@ -102,7 +102,7 @@ TEST_P(GoldenPrompts, AreTheReferences) {
       EXPECT_EQ(document.requests[0].context, "");
       const std::string golden = row["text"];
       EXPECT_EQ(document.requests[0].continuation.substr(0, golden.size()), golden);
-      EXPECT_EQ(count_characters(document.requests[0].continuation), row["text_chars"].get<std::int64_t>());
+      EXPECT_EQ(code_points(document.requests[0].continuation), row["text_chars"].get<std::int64_t>());
     } else {
       EXPECT_EQ(document.requests[request].context, row["context"].get<std::string>());
       EXPECT_EQ(document.requests[request].continuation, row.value("continuation", ""));
