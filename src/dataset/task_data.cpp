@@ -98,6 +98,7 @@ std::vector<ChosenSubject> all_subjects(const Task& task, const fs::path& data_d
         if (!row.contains(key) ? key == std::string("subject") : !row[key].is_string())
           throw Error(ErrorKind::io, "a subject's row needs a text under '" + std::string(key) + "'", in_place(task, where, "subjects"));
       const std::string name = row["subject"];
+      if (!is_subject_name(name)) throw Error(ErrorKind::io, "'" + printable(name) + "' cannot be a subject", in_place(task, where, "subjects"), "a subject is the name of a folder");
       if (listed(name)) subjects.push_back({name, {row.value("category", ""), row.value("description", "")}});
     }
   } else if (!task.subjects.empty()) {

@@ -29,6 +29,9 @@ bool is_suite(const ConfigSource& source);
 /// @throws Error{config}
 Task read_task_source(const ConfigSource& source, const std::filesystem::path& folder, const std::string& builtin);
 
+/// Whether a subject may be called so: it is the name of a folder.
+bool is_subject_name(const std::string& name);
+
 /// The text with {{SUBJECT}} put in.
 std::string replaced_subject(std::string text, const std::string& subject);
 

@@ -7,6 +7,7 @@
 #include "task_files.h"
 #include "task_steps.h"
 #include "template.h"
+#include "utf8.h"
 
 namespace miq::dataset {
 namespace {
@@ -131,7 +132,7 @@ class TaskReader {
     }
     if (std::set<std::string>(task_.subjects.begin(), task_.subjects.end()).size() != task_.subjects.size()) reader_.fail("subjects", "has a subject twice");
     for (const std::string& name : task_.subjects)
-      if (name.empty() || name.find_first_of("/\\,={}") != std::string::npos || name[0] == '.') reader_.fail("subjects", "cannot have the subject '" + name + "'", "a subject is the name of a folder");
+      if (!is_subject_name(name)) reader_.fail("subjects", "cannot have the subject '" + name + "'", "a subject is the name of a folder");
   }
 
   void data() {
@@ -147,7 +148,7 @@ class TaskReader {
   }
 
   void prompt() {
-    mark(reader_, "", {"description", "prompt", "choices", "target", "gold", "gold_labels", "gold_mask", "group_by", "calibration"});
+    mark(reader_, "", {"description", "prompt", "choices", "target", "target_delimiter", "gold", "gold_labels", "gold_mask", "group_by", "calibration"});
     reader_.text("description", task_.description, "text before everything");
     reader_.text("prompt", task_.prompt, "template of the question");
     if (const YAML::Node node = reader_.take("choices"); node.IsDefined()) {
@@ -185,7 +186,7 @@ class TaskReader {
     reader_.integer("seed", task_.seed, 0, INT64_MAX, "of the shots");
     if (!fewshot) return;
     Fewshot& f = task_.fewshot;
-    mark(*fewshot, "fewshot.", {"count", "split", "set", "header", "example", "fixed"});
+    mark(*fewshot, "fewshot.", {"count", "split", "set", "delimiter", "header", "example", "fixed"});
     fewshot->integer("count", f.count, 0, 1000, "shots where none are asked for");
     if (fewshot->has("count")) f.fixed_count = f.count == 0;
     fewshot->text("split", f.split, "pool");
@@ -323,6 +324,12 @@ void check(const Task& task) {
                                                                   {task.calibration, "calibration"}, {task.fewshot.header, "fewshot.header"}};
   for (const auto& [text, key] : templates) parse(text, key);
   if (task.fewshot.example) parse(*task.fewshot.example, "fewshot.example");
+  // What stands beside the templates in the requests.
+  const std::pair<const std::string&, const char*> texts[] = {{task.target_delimiter, "target_delimiter"}, {task.fewshot.delimiter, "fewshot.delimiter"}, {task.join, "join"}};
+  for (const auto& [text, key] : texts)
+    if (!is_valid_utf8(text)) throw Error(ErrorKind::config, std::string(key) + " is not UTF-8", place(key), "write the file anew as UTF-8");
+  for (const auto& [shots, prefix] : task.fewshot.fixed)
+    if (!is_valid_utf8(prefix)) throw Error(ErrorKind::config, "a prefix is not UTF-8", place("fewshot.fixed"), "write the file anew as UTF-8");
   if (task.fewshot.count > 0 && task.fewshot.split.empty() && task.fewshot.fixed.empty())
     throw Error(ErrorKind::config, "the task has shots, but no split to take them from", place("fewshot.count"), "give fewshot.split");
 }
@@ -364,6 +371,8 @@ std::string replaced_subject(std::string text, const std::string& subject) {
   for (size_t at = 0; (at = text.find("{{SUBJECT}}", at)) != std::string::npos; at += subject.size()) text.replace(at, 11, subject);
   return text;
 }
+
+bool is_subject_name(const std::string& name) { return !name.empty() && name.find_first_of("/\\,={}") == std::string::npos && name[0] != '.'; }
 
 bool is_suite(const ConfigSource& source) { return source.root()["tasks"].IsDefined(); }
 

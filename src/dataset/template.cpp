@@ -3,6 +3,7 @@
 #include "miq/core/error.h"
 #include "miq/core/text.h"
 #include "python_values.h"
+#include "utf8.h"
 
 namespace miq::dataset {
 namespace {
@@ -146,7 +147,10 @@ class TemplateParser {
   size_t at_ = 0;
 };
 
-Template::Template(const std::string& text, std::string where) : where_(std::move(where)), parts_(TemplateParser(text, where_).parse()) {}
+Template::Template(const std::string& text, std::string where) : where_(std::move(where)) {
+  if (!is_valid_utf8(text)) throw Error(ErrorKind::config, "not a template: it is not UTF-8", where_, "write the file anew as UTF-8");
+  parts_ = TemplateParser(text, where_).parse();
+}
 
 std::string Template::both_places(const Scope& scope) const { return where_ + "; data: " + scope.where; }
 

@@ -169,6 +169,8 @@ TEST_F(Tasks, FilesSayWhereTheyAreWrong) {
   EXPECT_THAT(fault(std::string(kQuiz) + "fewshot: {fixed: {two: x}}\n"), HasSubstr("no number"));
   EXPECT_THAT(fault(std::string(kQuiz) + "extract: {answer: {regex: \"(a\"}}\n"), AllOf(HasSubstr("bad regular expression"), HasSubstr("mine.yaml:7:")));
   EXPECT_THAT(fault(with(kQuiz, "[acc]", "[acc")), HasSubstr("not valid YAML"));
+  EXPECT_THAT(fault(with(kQuiz, "Q: ", "Q\xFF: ")), AllOf(HasSubstr("not UTF-8"), HasSubstr("mine.yaml:3:9")));
+  EXPECT_THAT(fault(std::string(kQuiz) + "target_delimiter: \"\xC3\"\n"), AllOf(HasSubstr("not UTF-8"), HasSubstr("mine.yaml:7:19")));
   EXPECT_THAT(fault("tasks: [hellaswag]\n"), HasSubstr("suite"));
   write("a.yaml", "include: b.yaml\n");
   write("b.yaml", "include: a.yaml\n");
@@ -272,6 +274,12 @@ TEST_F(Subjects, AreChosenByNameAndCategory) {
   TaskOptions options;
   options.split = "val";
   EXPECT_THAT(error_of([&] { load(with(kQuiz, "set: quiz", "set: \"exam/{{SUBJECT}}\""), options); }, ErrorKind::io), HasSubstr("there are: test"));
+}
+
+TEST_F(Subjects, AreNamesOfFolders) {
+  write("exam/subjects.jsonl", "{\"subject\": \"../arts\"}\n");
+  EXPECT_THAT(error_of([&] { names("all"); }, ErrorKind::io), AllOf(HasSubstr("cannot be a subject"), HasSubstr("subjects.jsonl:1")));
+  EXPECT_THAT(error_of([&] { names("all", "subjects: [\"../arts\"]\n"); }), HasSubstr("cannot have the subject"));
 }
 
 TEST_F(Subjects, HaveDescriptions) {
