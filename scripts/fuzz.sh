@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Builds the fuzz targets of tests/fuzz with Clang and runs each for SECONDS (default 60), from seeds made by script and
 # what earlier runs found in build/fuzz/corpora. Fails on a finding, whose input then lies in build/fuzz/findings.
-#   scripts/fuzz.sh [SECONDS] [TARGET...]    targets: safetensors torch_bin gguf tokenizer_json tokenizer_model yaml
+#   scripts/fuzz.sh [SECONDS] [TARGET...]    targets: safetensors torch_bin gguf tokenizer_json tokenizer_model task yaml
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
 targets=("${@:2}")
-((${#targets[@]})) || targets=(safetensors torch_bin gguf tokenizer_json tokenizer_model yaml)
+((${#targets[@]})) || targets=(safetensors torch_bin gguf tokenizer_json tokenizer_model task yaml)
 
 can_fuzz() {
   echo 'extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }' |

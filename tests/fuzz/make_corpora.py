@@ -178,6 +178,26 @@ def yaml():
     yield b"a: &a {b: c}\n<<: *a\n? [x]\n: 1\n"
 
 
+def task():
+    quiz = b'shape: choice\ndata: {set: rows, eval: test}\nprompt: "Q: {{question|strip}}\\nA:"\nchoices: "{{options}}"\ngold: "{{answer}}"\nmetrics: [acc]\n'
+    row = b'{"question": " 2+2? ", "options": ["3", "4"], "answer": 1}\n'
+    yield quiz + b"---rows\n" + row
+    yield quiz + b"fewshot: {split: test, count: 2, exclude_self: true}\n---rows\n" + row * 3 + b'{"question": "q", "options": ["a"], "answer": "a"}\n'
+    rows = {"hellaswag": b'{"ctx_a": "A b", "ctx_b": "c", "activity_label": "l", "endings": ["[x] y", "z", "1", "2"], "label": "3"}\n',
+            "mathqa": b'{"Problem": "p", "options": "a ) 1 , b ) 2 , c ) 3 , d ) 4 , e ) 5", "correct": "e"}\n',
+            "mutual": b'{"answers": "B", "options": ["f : a", "m : b !", "c", "d"], "article": "f : x . m : y"}\n',
+            "race": b'{"article": "a", "problems": [{"question": "x  _  .", "answer": "A", "options": ["a", "b"]}, {"question": "q", "answer": "B", "options": ["c", "d"]}]}\n',
+            "wsc273": b'{"text": "The dog. It  barked", "pronoun": "It", "pronoun_loc": 9, "options": ["The dog", "A cat"], "label": 0}\n',
+            "bbq": b'{"answer_info": {"ans0": ["a", "old"], "ans1": ["b", "man"], "ans2": []}, "additional_metadata": {"stereotyped_groups": ["Old"]}, "context": "c", "question": "q", '
+                   b'"question_polarity": "neg", "ans0": "a", "ans1": "b", "ans2": "Unknown", "label": 2}\n',
+            "wikitext": b'{"page": " = A = \\n ( b ) \\" c \\" 3 @.@ 5 N"}\n',
+            "boss_eqa": b'{"context": "c", "question": "q", "answers": {"text": ["a", "b"]}}\n'}
+    for name, text in rows.items():
+        content = (ROOT / f"configs/tasks/{name}.yaml").read_bytes().replace(b"/{{SUBJECT}}", b"")
+        yield b"\n".join(line for line in content.split(b"\n") if not line.startswith(b"subjects:")) + b"---rows\n" + text * 2
+    yield b"include: anli_r1\n---rows\n" + b'{"premise": "p", "hypothesis": "h", "label": 1}\n'
+
+
 DICTIONARIES = {
     "safetensors": ["dtype", "shape", "data_offsets", "__metadata__", "F32", "BF16", "I64"],
     "torch_bin": ["ccollections\nOrderedDict\n", "ctorch._utils\n_rebuild_tensor_v2\n", "ctorch._utils\n_rebuild_tensor_v3\n", "ctorch\nFloatStorage\n",
@@ -187,6 +207,8 @@ DICTIONARIES = {
     "tokenizer_json": ["type", "Sequence", "Replace", "Regex", "String", "ByteLevel", "Metaspace", "Split", "behavior", "Removed", "MergedWithPrevious",
                        "normalizers", "pretokenizers", "decoders", "added_tokens", "single_word", "lstrip", "normalized", "<0x41>", "\\\\p{L}"],
     "tokenizer_model": ["\x0a", "\x12", "\x1a", "\x18\x02", "<0x41>", "<unk>"],
+    "task": ["{{", "}}", "{%", "|strip", "|lower", "|capitalize", "|join('", "|before('", "|after('", "|ensure_end('", "|replace('", "|label('", "---rows", "shape:", "prepare:", "include:",
+             "gold_labels:", "gold_mask:", "fewshot:", "subjects:", "SUBJECT", "mode: windows", "text:", "\xff", "\xe2\x80\x83"],
     "yaml": ["recipe:", "preset:", "rules:", "match:", "grid:", "bits:", "group_size:", "granularity:", "rounding:", "transform:", "range:", "activation:",
              "allocate:", "quant_config:", "algo:", "kwargs:", "calibration:", "evaluation:", "perplexity:", "export:", "pipeline:", "&a", "*a", "<<:"],
 }
@@ -194,7 +216,7 @@ DICTIONARIES = {
 
 def main():
     folder = Path(sys.argv[1])
-    for make in (safetensors, torch_bin, gguf, tokenizer_json, tokenizer_model, yaml):
+    for make in (safetensors, torch_bin, gguf, tokenizer_json, tokenizer_model, task, yaml):
         target = folder / make.__name__
         target.mkdir(parents=True, exist_ok=True)
         for i, content in enumerate(make()):
