@@ -91,6 +91,15 @@ TEST(ScoreDocument, RefusesWhatCannotBeScored) {
   EXPECT_EQ(kind_of([&] { score_document(choice_task({"mc2"}), {}, three, {{-1, -2, -3}, {}, 0}); }), ErrorKind::config);
   EXPECT_EQ(kind_of([&] { score_document(choice_task({"pct_stereotype"}), {}, three, {{-1, -2, -3}, {}, 0}); }), ErrorKind::config);
   EXPECT_EQ(kind_of([&] { score_document(choice_task({"amb_bias_score"}), {}, three, {{-1, -2, -3}, {}, 0}); }), ErrorKind::config);
+  EXPECT_EQ(kind_of([&] { score_document(choice_task({"exact_match"}), {}, three, {{-1, -2, -3}, {}, 0}); }), ErrorKind::config);
+  dataset::Task generated = choice_task({"acc"});
+  generated.shape = dataset::Shape::generate;
+  dataset::TaskDocument text = choice_document(2, {}, {});
+  EXPECT_EQ(kind_of([&] { score_document(generated, {}, text, {{}, {"x"}, 0}); }), ErrorKind::config);
+  generated.metrics = {"hsr"};
+  EXPECT_EQ(kind_of([&] { score_document(generated, {}, text, {{}, {"x"}, 0}); }), ErrorKind::config);
+  generated.metrics = {"bleu_acc"};
+  EXPECT_EQ(kind_of([&] { score_document(generated, {}, text, {{}, {"x"}, 0}); }), ErrorKind::config);
   try {
     score_document(choice_task({"acc_nrom"}), {}, three, {{-1, -2, -3}, {}, 0});
     FAIL();
