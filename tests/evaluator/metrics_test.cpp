@@ -173,6 +173,18 @@ TEST(ScoreDocument, ExtractionsAreFiguresOfTheirOwn) {
   EXPECT_EQ(score_document(task, {}, document, {{}, {""}, 0}).extracted[1].second, "[invalid]");
 }
 
+TEST(ScoreDocument, NormalizeStepsAreThoseOfTheTaskReader) {
+  dataset::Task task = choice_task({"exact_match"});
+  task.shape = dataset::Shape::generate;
+  dataset::TaskDocument document;
+  document.references = {"b c"};
+  for (const std::string& step : dataset::normalize_steps()) {
+    task.normalize.push_back(step);
+    EXPECT_EQ(metric_of(score_document(task, {}, document, {{}, {"b c"}, 0}), "exact_match"), 1) << step;
+  }
+  EXPECT_EQ(metric_of(score_document(task, {}, document, {{}, {" \n A, b   The C!\n"}, 0}), "exact_match"), 1);
+}
+
 TEST(ScoreDocument, UnknownNormalizeStepsAreNamed) {
   dataset::Task task = choice_task({"exact_match"});
   task.shape = dataset::Shape::generate;
