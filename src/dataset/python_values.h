@@ -9,9 +9,6 @@
 
 namespace miq::dataset {
 
-/// str.lstrip and str.rstrip without arguments.
-std::string_view lstrip(std::string_view text);
-std::string_view rstrip(std::string_view text);
 /// str.capitalize: the first character in title case, all the others lower.
 std::string capitalized(std::string_view text);
 /// How many pieces re.split(r"\s+", text) gives.

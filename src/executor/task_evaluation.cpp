@@ -36,7 +36,7 @@ Json number_or_null(double value) { return std::isfinite(value) ? Json(value) : 
 
 // One metric with what it is compared with.
 Json tell_metric(const MetricValue& value, const std::optional<MetricValue>& baseline, const std::optional<evaluator::Comparison>& comparison) {
-  Json told = to_json(value);
+  Json told = evaluator::to_json(value);
   if (baseline) {
     told["baseline"] = number_or_null(baseline->value);
     told["baseline_stderr"] = number_or_null(baseline->standard_error);
@@ -80,13 +80,13 @@ Json tell_task(const PlannedTask& planned, const TaskOutcome& outcome, const Tas
   const evaluator::SummaryOptions options = summary_options(config);
   Json told = {{"task", task.name}, {"version", task.version}, {"shots", shots_of(task, planned.options)}, {"documents", outcome.records.size()}, {"metrics", Json::object()}};
   if (!task.category.empty()) told["category"] = task.category;
-  const std::vector<MetricValue> values = summarise(task, outcome.records, options);
-  const std::vector<MetricValue> baseline_values = baseline ? summarise(task, baseline->records, options) : std::vector<MetricValue>();
+  const std::vector<MetricValue> values = evaluator::summarise(task, outcome.records, options);
+  const std::vector<MetricValue> baseline_values = baseline ? evaluator::summarise(task, baseline->records, options) : std::vector<MetricValue>();
   evaluator::CompareOptions compare_options;
   compare_options.equal_weights = task.equal_weights;
   for (size_t m = 0; m < values.size(); ++m) {
     std::optional<evaluator::Comparison> comparison;
-    if (baseline) comparison = compare(baseline->records, outcome.records, values[m].name, compare_options);
+    if (baseline) comparison = evaluator::compare(baseline->records, outcome.records, values[m].name, compare_options);
     told["metrics"][values[m].name] = tell_metric(values[m], m < baseline_values.size() ? std::optional(baseline_values[m]) : std::nullopt, comparison);
     if (comparison && m == 0) {
       if (comparison->changed >= 0) told["flips"] = comparison->changed;
@@ -96,8 +96,8 @@ Json tell_task(const PlannedTask& planned, const TaskOutcome& outcome, const Tas
   }
   const std::vector<evaluator::Record> none;
   const auto division = [&](evaluator::Division by, const char* list, const char* key) {
-    const auto parts = summarise_by(task, outcome.records, by, options);
-    if (parts.size() > (by == evaluator::Division::subject ? 1u : 0u)) told[list] = tell_division(parts, summarise_by(task, baseline ? baseline->records : none, by, options), key);
+    const auto parts = evaluator::summarise_by(task, outcome.records, by, options);
+    if (parts.size() > (by == evaluator::Division::subject ? 1u : 0u)) told[list] = tell_division(parts, evaluator::summarise_by(task, baseline ? baseline->records : none, by, options), key);
   };
   division(evaluator::Division::category, "categories", "category");
   division(evaluator::Division::subject, "subjects", "subject");
@@ -105,11 +105,11 @@ Json tell_task(const PlannedTask& planned, const TaskOutcome& outcome, const Tas
   told["seconds"] = outcome.seconds;
   if (output.empty()) return told;
   const std::string records = "tasks/" + planned.records + ".jsonl";
-  write_records(output / records, outcome.records);
+  evaluator::write_records(output / records, outcome.records);
   told["records"] = records;
   if (baseline && config.against.empty()) {
     told["baseline_records"] = "tasks/" + planned.records + ".baseline.jsonl";
-    write_records(output / told["baseline_records"].get<std::string>(), baseline->records);
+    evaluator::write_records(output / told["baseline_records"].get<std::string>(), baseline->records);
   }
   if (told.contains("subjects")) write_file_atomically(output / ("tasks/" + planned.records + ".subjects.txt"), format_table(subject_rows(told["subjects"])) + "\n");
   return told;
@@ -146,8 +146,13 @@ std::vector<TaskOutcome> run_tasks(model::LanguageModel& model, const dataset::T
   for (const PlannedTask& planned : tasks) {
     const auto start = std::chrono::steady_clock::now();
     const std::vector<dataset::TaskSubject> subjects = load_documents(planned.task, planned.options, data_dir);
-    TaskOutcome outcome{run_task(model, tokenizer, planned.task, subjects, {config.batch_tokens, chat}), 0};
+    TaskOutcome outcome{evaluator::run_task(model, tokenizer, planned.task, subjects, {config.batch_tokens, chat}), 0};
     outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (config.requests) {
+      auto record = outcome.records.begin();
+      for (const dataset::TaskSubject& subject : subjects)
+        for (const dataset::TaskDocument& document : subject.documents) (record++)->requests = document.requests;
+    }
     outcomes.push_back(std::move(outcome));
   }
   if (!held) model.replace_blocks({});

@@ -12,6 +12,10 @@ namespace miq::dataset {
 /// str.strip(): without the whitespace (str.isspace) at both ends.
 std::string strip(std::string_view text);
 
+/// str.lstrip(), str.rstrip(). Text is valid UTF-8.
+std::string_view lstrip(std::string_view text);
+std::string_view rstrip(std::string_view text);
+
 /// str.strip(characters) for ASCII characters.
 std::string strip(std::string_view text, std::string_view characters);
 
