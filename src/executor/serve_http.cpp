@@ -6,6 +6,7 @@
 
 #include "miq/core/error.h"
 #include "miq/core/log.h"
+#include "miq/core/text.h"
 #include "miq/executor/serve.h"
 #include "serve_connection.h"
 #include "serve_engine.h"
@@ -264,10 +265,11 @@ class HttpServer : public httplib::Server {
   // The job's next part. Gives up when the client is gone or the time is over.
   ServeJob::State next(ServeJob& job, Delta& delta, Clock::time_point deadline) const {
     for (;;) {
-      const ServeJob::State state = job.next(delta, std::chrono::milliseconds(50));
-      if (state != ServeJob::State::waiting) return state;
       if (current.socket->peer_is_gone()) throw RequestError(499, "the client went away");
-      if (Clock::now() > deadline) throw RequestError(504, "the answer took longer than " + std::to_string(static_cast<std::int64_t>(options_.timeout)) + " seconds", "", "timeout");
+      const ServeJob::State state = job.next(delta, std::chrono::milliseconds(50));
+      if (state == ServeJob::State::done) return state;
+      if (Clock::now() > deadline) throw RequestError(504, "the answer took longer than " + format_seconds(options_.timeout), "", "timeout");
+      if (state == ServeJob::State::delta) return state;
     }
   }
 
