@@ -16,9 +16,13 @@ class Regex {
   /// Non-overlapping matches [begin, end) in valid UTF-8, from left to right; empty ones are left out.
   /// @throws Error{unsupported} when a match would take too many steps.
   std::vector<std::pair<size_t, size_t>> matches(std::string_view text) const;
+  /// The same, each with its groups behind the whole; a group that took no part is {0, 0}.
+  std::vector<std::vector<std::pair<size_t, size_t>>> captures(std::string_view text) const;
 
  private:
   struct Code;
+  template <class Visit>
+  void scan(std::string_view text, const Visit& visit) const;
   std::shared_ptr<Code> code_;
   std::string where_;
 };

@@ -3,30 +3,12 @@
 #include <chrono>
 #include <cmath>
 
+#include "limits.h"
 #include "miq/core/error.h"
 #include "miq/core/progress.h"
-#include "miq/model/footprint.h"
 
 namespace miq::evaluator {
 namespace {
-
-// Tokens that go through a block at once: enough for full matrix speed, small beside a model.
-std::int64_t batch_tokens(const model::LanguageModel& model) {
-  constexpr std::int64_t kUsual = 8192;
-  const std::int64_t token_bytes = activation_bytes_per_token(model.architecture());
-  return model.memory_budget() > 0 ? std::clamp<std::int64_t>(model.memory_budget() / 8 / token_bytes, 1, kUsual) : kUsual;
-}
-// Residual streams of windows that go through the blocks together.
-std::int64_t hidden_bytes(const model::LanguageModel& model) {
-  constexpr std::int64_t kUsual = std::int64_t{1} << 30;
-  return model.memory_budget() > 0 ? std::min(kUsual, model.memory_budget() / 4) : kUsual;
-}
-// Rows of logits made at once; two copies of them are in use.
-std::int64_t logit_rows(const model::LanguageModel& model) {
-  constexpr std::int64_t kUsual = 512;
-  const std::int64_t row_bytes = model.architecture().vocab_size * 4;
-  return model.memory_budget() > 0 ? std::clamp<std::int64_t>(model.memory_budget() / 16 / row_bytes, 1, kUsual) : kUsual;
-}
 
 // Sum of -log p(next token) over one window: hidden [T, H], ids [T].
 double window_loss(const model::LanguageModel& model, const at::Tensor& hidden_TH, const at::Tensor& ids_T) {

@@ -22,6 +22,7 @@
 #include "miq/executor/open_model.h"
 #include "miq/executor/pipeline.h"
 #include "quantized_kernel.h"
+#include "task_evaluation.h"
 
 namespace miq::executor {
 namespace {
@@ -53,6 +54,8 @@ struct Job {
   std::vector<at::Tensor> calibration_ids;
   std::int64_t quantization_bytes = 0;  // what quantizing is expected to take, where there is a budget
   std::vector<at::Tensor> streams;  // token streams of evaluation.perplexity
+  std::vector<PlannedTask> tasks;
+  std::optional<dataset::ChatKind> chat;  // of tasks that ask a chat model
   Json results;
 
   bool quantizes() const { return mode != JobMode::evaluate; }
@@ -99,11 +102,19 @@ struct Job {
       if (needs_calibration(plan, config.recipe)) read_calibration();
       check_memory();
     }
-    if (evaluates())
-      for (const evaluator::PerplexityConfig& item : config.evaluation.perplexity)
-        streams.push_back(dataset::tokenize(dataset::load_corpus(item.corpus, item.split, config.data_dir), need_tokenizer()));
+    if (evaluates()) prepare_evaluation();
     if (quantizes()) keeps_blocks();  // refuses what cannot be scored
   }
+
+  void prepare_evaluation() {
+    for (const evaluator::PerplexityConfig& item : config.evaluation.perplexity)
+      streams.push_back(dataset::tokenize(dataset::load_corpus(item.corpus, item.split, config.data_dir), need_tokenizer()));
+    tasks = plan_tasks(config.evaluation, config.data_dir);
+    if (!tasks.empty()) need_tokenizer();
+    if (needs_chat(tasks)) chat = dataset::detect_chat_kind(config.model.path);
+    if (!config.evaluation.against.empty()) read_outcomes(tasks, config.evaluation.against);
+  }
+  bool has_evaluation() const { return !streams.empty() || !tasks.empty(); }
 
   // The budget is a promise: what will not keep it is refused before the work.
   void check_memory() {
@@ -122,7 +133,7 @@ struct Job {
 
   // Whether the quantized model, packed, may stay in memory for its evaluation; else it is scored from what was written.
   bool keeps_blocks() const {
-    if (!evaluates() || streams.empty()) return false;
+    if (!evaluates() || !has_evaluation()) return false;
     double packed = 0;
     bool activations = false;
     for (const PlannedLinear& planned : plan) {
@@ -154,13 +165,20 @@ struct Job {
       calibration_ids = {dataset::read_calibration_ids(config.calibration.ids)};
   }
 
-  std::vector<evaluator::Perplexity> score() {
-    std::vector<evaluator::Perplexity> scores;
+  struct Scores {
+    std::vector<evaluator::Perplexity> perplexity;
+    std::vector<TaskOutcome> tasks;
+  };
+
+  Scores score() {
+    Scores all;
+    std::vector<evaluator::Perplexity>& scores = all.perplexity;
     for (size_t i = 0; i < streams.size(); ++i) {
       scores.push_back(evaluator::perplexity(*model, streams[i], config.evaluation.perplexity[i]));
       log_info("perplexity " + config.evaluation.perplexity[i].corpus + ": " + std::to_string(scores.back().value));
     }
-    return scores;
+    if (!tasks.empty()) all.tasks = run_tasks(*model, need_tokenizer(), tasks, config.evaluation, config.data_dir, chat);
+    return all;
   }
 
   // The plan's layers with the bits that the budget gives them.
@@ -251,7 +269,7 @@ struct Job {
     tell_quantization(done, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), cpu_seconds() - cpu_start, anonymous.bytes());
     if (options.keep_blocks)
       model->replace_blocks(std::move(done.blocks));
-    else if (evaluates() && !streams.empty())
+    else if (evaluates() && has_evaluation())
       open_model((fs::path(config.output) / "model").string());
   }
 
@@ -316,11 +334,14 @@ struct Job {
     results["config"] = to_json(config);
     results["model"] = {{"family", model->architecture().family}, {"parameters", model->num_parameters()}, {"bytes", model->source().bytes()}, {"dtype", dtype_name(model->compute_dtype())}};
     results["events"] = Json::array();
-    results["tasks"] = Json::array();
-    std::vector<evaluator::Perplexity> baselines;
+    Scores baselines, scores;
     if (mode == JobMode::run && config.evaluation.baseline) baselines = score();
     if (quantizes()) quantize();
-    tell_perplexity(evaluates() ? score() : std::vector<evaluator::Perplexity>(), baselines);
+    if (evaluates()) scores = score();
+    tell_perplexity(scores.perplexity, baselines.perplexity);
+    if (!config.evaluation.against.empty()) baselines.tasks = read_outcomes(tasks, config.evaluation.against);
+    results["tasks"] = tell_tasks(tasks, scores.tasks, baselines.tasks, config.evaluation, config.output);
+    if (const Json categories = tell_categories(tasks, results["tasks"]); !categories.empty()) results["categories"] = categories;
     if (writes()) write_file_atomically(fs::path(config.output) / "results.json", to_text(results));
     return std::move(results);
   }

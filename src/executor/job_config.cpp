@@ -71,6 +71,44 @@ void refuse_later(ConfigReader& reader, const char* key, const char* what) {
     throw Error(ErrorKind::unsupported, std::string(what) + " are not in this version", reader.where(key), std::string("leave ") + key + " out");
 }
 
+void visit_fields(FieldVisitor& v, TaskItem& item) {
+  v.text("task", item.task, "a name of `miq list tasks`, a suite of them, or a path that ends in .yaml (docs/add-a-task.md)");
+  v.integer("shots", item.options.shots, -1, 1000, "examples before each question; -1 = the task's own number");
+  v.integer("limit", item.options.limit, 0, INT64_MAX, "the first so many documents of each subject; 0 = all");
+  v.text("subjects", item.options.subjects, "all, a category, or names separated by commas");
+  v.text("split", item.options.split, "another split of the set than the task's");
+  v.text("fewshot_split", item.options.fewshot_split, "another split for the examples than the task's");
+  v.text("fewshot_set", item.options.fewshot_set, "another set for the examples than the task's");
+  v.integer("seed", item.options.seed, -1, INT64_MAX, "of the examples; -1 = the task's own");
+}
+
+void visit_rest(FieldVisitor& v, EvaluationConfig& config) {
+  v.flag("baseline", config.baseline, "also score the unquantized model");
+  v.text("against", config.against, "output folder of an earlier run of the same tasks, to compare with document by document");
+  v.integer("bootstrap", config.bootstrap, 2, 1 << 20, "resamples of an interval");
+  v.integer("batch_tokens", config.batch_tokens, 0, 1 << 24, "run through a block at once; 0 = by the memory budget; no result depends on it");
+}
+
+// Elements are mappings, or names alone.
+void read_tasks(ConfigReader& reader, std::vector<TaskItem>& tasks) {
+  const YAML::Node list = reader.take("tasks");
+  if (!list.IsDefined() || list.IsNull()) return;
+  if (!list.IsSequence()) reader.fail("tasks", "must be a list", "write tasks: [{task: hellaswag, shots: 0}]");
+  for (const YAML::Node& node : list) {
+    TaskItem item;
+    if (node.IsScalar()) {
+      item.task = node.as<std::string>();
+    } else {
+      ConfigReader keys = reader.nested("tasks", node);
+      visit_fields(keys, item);
+      keys.finish();
+    }
+    if (item.task.empty()) reader.fail("tasks", "an element names no task", "write {task: hellaswag}");
+    dataset::expand_tasks(item.task);  // an unknown name is told now
+    tasks.push_back(std::move(item));
+  }
+}
+
 EvaluationConfig read_evaluation(ConfigReader& reader) {
   EvaluationConfig evaluation;
   auto keys = reader.child("evaluation");
@@ -81,8 +119,8 @@ EvaluationConfig read_evaluation(ConfigReader& reader) {
     item.finish();
     evaluation.perplexity.push_back(config);
   }
-  keys->flag("baseline", evaluation.baseline, "");
-  refuse_later(*keys, "tasks", "evaluation tasks");
+  read_tasks(*keys, evaluation.tasks);
+  visit_rest(*keys, evaluation);
   keys->finish();
   return evaluation;
 }
@@ -135,7 +173,14 @@ static ConfigDumper dump(JobConfig config) {
     dumper.end();
   }
   dumper.end();
-  dumper.flag("baseline", config.evaluation.baseline, "also score the unquantized model");
+  dumper.begin_list("tasks", "");
+  for (TaskItem& item : config.evaluation.tasks) {
+    dumper.begin_item();
+    visit_fields(dumper, item);
+    dumper.end();
+  }
+  dumper.end();
+  visit_rest(dumper, config.evaluation);
   dumper.end();
   return dumper;
 }

@@ -75,6 +75,48 @@ std::string perplexity_table(const Json& list) {
   return format_table(rows);
 }
 
+// The interval's half width would mislead where it is not symmetric: both ends.
+std::string interval(const Json& metric) {
+  const Json ends = metric.value("ci95", Json());
+  return ends.is_array() && ends.size() == 2 && ends[0].is_number() ? format_fixed(ends[0].get<double>(), 4) + " - " + format_fixed(ends[1].get<double>(), 4) : "-";
+}
+
+std::string task_table(const Json& tasks) {
+  const bool compared = std::any_of(tasks.begin(), tasks.end(), [](const Json& task) { return !task["metrics"].empty() && task["metrics"].begin()->at("baseline").is_number(); });
+  std::vector<std::vector<std::string>> rows = {{"task", "shots", "documents", "metric", "value", "stderr", "95 %"}};
+  if (compared) rows.front().insert(rows.front().end(), {"before", "change", "p", "flips", "KL"});
+  for (const Json& task : tasks)
+    for (const auto& [name, metric] : task["metrics"].items()) {
+      const bool first = name == task["metrics"].begin().key();
+      rows.push_back({first ? task["task"].get<std::string>() : "", first ? std::to_string(task["shots"].get<std::int64_t>()) : "",
+                      first ? std::to_string(task["documents"].get<std::int64_t>()) : "", name, shown(metric["value"], 4), shown(metric["stderr"], 4), interval(metric)});
+      if (!compared) continue;
+      const double value = number(metric["value"]), baseline = number(metric["baseline"]);
+      const bool both = std::isfinite(value) && std::isfinite(baseline);
+      rows.back().insert(rows.back().end(), {shown(metric["baseline"], 4), both ? (value >= baseline ? "+" : "") + format_fixed(value - baseline, 4) : "-", shown(metric["p_value"], 4),
+                                             first && task.contains("flips") ? std::to_string(task["flips"].get<std::int64_t>()) : "",
+                                             first ? shown(task.value("kl_divergence", Json()), 4) : ""});
+    }
+  return format_table(rows);
+}
+
+std::string category_table(const Json& categories) {
+  std::vector<std::vector<std::string>> rows = {{"category", "tasks", "mean", "before"}};
+  for (const Json& category : categories)
+    rows.push_back({category["category"].get<std::string>(), std::to_string(category["tasks"].get<int>()), shown(category["value"], 4), shown(category["baseline"], 4)});
+  return format_table(rows);
+}
+
+// A task's own categories: Humanities, STEM ...
+std::string division_table(const Json& task) {
+  std::vector<std::vector<std::string>> rows = {{task["task"].get<std::string>(), "documents", "metric", "mean over documents", "mean over subjects", "before"}};
+  for (const Json& category : task["categories"])
+    for (const auto& [name, metric] : category["metrics"].items())
+      rows.push_back({category["category"].get<std::string>(), std::to_string(category["documents"].get<std::int64_t>()), name, shown(metric["value"], 4),
+                      category.contains("macro") && category["macro"].contains(name) ? shown(category["macro"][name]["value"], 4) : "-", shown(metric.value("baseline", Json()), 4)});
+  return format_table(rows);
+}
+
 }  // namespace
 
 std::string format_report(const Json& results) {
@@ -85,6 +127,10 @@ std::string format_report(const Json& results) {
     section(totals(results["quantization"]));
   }
   if (!results["perplexity"].empty()) section(perplexity_table(results["perplexity"]));
+  if (!results["tasks"].empty()) section(task_table(results["tasks"]));
+  for (const Json& task : results["tasks"])
+    if (task.contains("categories")) section(division_table(task));
+  if (results.contains("categories")) section(category_table(results["categories"]));
   if (const size_t count = results["events"].size(); count > 0)
     section(std::to_string(count) + (count == 1 ? " event" : " events") + " out of the ordinary (see results.json), the first: " +
             results["events"][0]["layer"].get<std::string>() + ": " + results["events"][0]["code"].get<std::string>());

@@ -1,15 +1,9 @@
 // Causal attention.
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include "miq/model/attention_mask.h"
 
 namespace miq::model {
-
-/// What a query sees beside causality.
-struct AttentionMask {
-  std::int64_t window = 0;      ///< only the last so many positions, itself included; 0: all
-  at::Tensor alibi_slopes_N;    ///< float32 [N] on the CPU: head n adds slope * (j - i) to its scores; or undefined
-};
 
 /// softmax(q k^T / sqrt(D) + mask) v for query [B, N, T, D] at the last T of the S positions of key and
 /// value [B, K, S, D]; query head n reads kv head n / (N / K). Unit stride in D.
@@ -21,6 +15,7 @@ namespace kernels {
 /// Whether causal_attention() runs on these: a CPU with AVX-512 (for bfloat16 also AVX512_BF16).
 /// float16 and other CPUs are left to LibTorch's scaled_dot_product_attention.
 bool has_causal_attention(const at::Tensor& query);
+bool has_attention_tiles(at::ScalarType dtype);  ///< the same of a type, on a CPU
 
 /// attention() of many queries on a CPU. Scores, softmax and sums are float32. LibTorch's own kernel
 /// multiplies through a BLAS that is slow on AMD; this one takes oneDNN's small products.

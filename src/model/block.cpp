@@ -177,35 +177,45 @@ void Block::end_stage(std::int64_t stage, BlockState& state, const RopeTable& ro
   state.x.clear();
 }
 
-at::Tensor Block::attend(const at::Tensor& x, const RopeTable& rope, KvCache* cache) const {
+Block::Heads Block::project(const at::Tensor& x) const {
   const Architecture& a = *architecture_;
   const auto heads = [&](const at::Tensor& y, std::int64_t count, const at::Tensor& norm_D) {
     const at::Tensor split = y.view({y.size(0), y.size(1), count, a.head_dim});
     return norm_D.defined() ? kernels::rms_norm(split, norm_D, a.rms_norm_eps, split.scalar_type()) : split;
   };
-  at::Tensor query, key, value;  // [B, T, heads, D]
   if (qkv.exists()) {
     const at::Tensor all = qkv.forward(x);
-    query = heads(all.narrow(2, 0, a.q_size()), a.num_heads, q_norm_D);
-    key = heads(all.narrow(2, a.q_size(), a.kv_size()), a.num_kv_heads, k_norm_D);
-    value = heads(all.narrow(2, a.q_size() + a.kv_size(), a.kv_size()), a.num_kv_heads, {});
-  } else {
-    const std::vector<at::Tensor> all = forward_many({&q, &k, &v}, x);
-    query = heads(all[0], a.num_heads, q_norm_D);
-    key = heads(all[1], a.num_kv_heads, k_norm_D);
-    value = heads(all[2], a.num_kv_heads, {});
+    return {heads(all.narrow(2, 0, a.q_size()), a.num_heads, q_norm_D), heads(all.narrow(2, a.q_size(), a.kv_size()), a.num_kv_heads, k_norm_D),
+            heads(all.narrow(2, a.q_size() + a.kv_size(), a.kv_size()), a.num_kv_heads, {})};
   }
+  const std::vector<at::Tensor> all = forward_many({&q, &k, &v}, x);
+  return {heads(all[0], a.num_heads, q_norm_D), heads(all[1], a.num_kv_heads, k_norm_D), heads(all[2], a.num_kv_heads, {})};
+}
+
+AttentionMask Block::mask(const RopeTable& rope) const {
+  const auto& windows = architecture_->sliding_window;
+  return {windows.empty() ? 0 : windows[static_cast<size_t>(layer_)], rope.alibi_slopes_N()};
+}
+
+at::Tensor Block::attend(const at::Tensor& x, const RopeTable& rope, KvCache* cache) const {
+  auto [query, key, value] = project(x);
   const std::int64_t past = cache ? cache->length() : 0;
-  const AttentionMask mask{a.sliding_window.empty() ? 0 : a.sliding_window[static_cast<size_t>(layer_)], rope.alibi_slopes_N()};
   if (cache && kernels::has_decode_attention(query)) {
-    const auto [keys, values] = cache->reserve(layer_, 1, {key.size(0), a.num_kv_heads, a.head_dim}, key.options());
-    return kernels::decode_attention(query, key, value, rotation_at(rope, past), keys, values, past, mask);
+    const auto [keys, values] = cache->reserve(layer_, 1, {key.size(0), key.size(2), key.size(3)}, key.options());
+    return kernels::decode_attention(query, key, value, rotation_at(rope, past), keys, values, past, mask(rope));
   }
   query = rope.rotate(query.transpose(1, 2), past);
   key = rope.rotate(key.transpose(1, 2), past);
   value = value.transpose(1, 2);
   if (cache) std::tie(key, value) = cache->append(layer_, key, value);
-  return attention(query, key, value, mask);
+  return attention(query, key, value, mask(rope));
+}
+
+at::Tensor Block::attend(const at::Tensor& x, const RopeTable& rope, const std::vector<Segment>& segments, TextCache& cache) const {
+  const Heads heads = project(x);
+  const at::Tensor positions_N = at::tensor(positions_of(cache, segments, x.size(1)), at::kLong);
+  const auto rotated = [&](const at::Tensor& y) { return rope.rotate_at(y.transpose(1, 2), positions_N).squeeze(0).transpose(0, 1); };
+  return cache.attend(rotated(heads.query), rotated(heads.key), heads.value.squeeze(0), segments, mask(rope)).unsqueeze(0);
 }
 
 at::Tensor Block::forward(const at::Tensor& hidden_BTH, at::ScalarType compute_dtype, const RopeTable& rope,
@@ -216,6 +226,19 @@ at::Tensor Block::forward(const at::Tensor& hidden_BTH, at::ScalarType compute_d
     end_stage(s, state, rope, cache);
   }
   return state.hidden_BTH;
+}
+
+at::Tensor Block::forward(const at::Tensor& hidden_NH, at::ScalarType compute_dtype, const RopeTable& rope, const std::vector<Segment>& segments,
+                          TextCache& cache) const {
+  BlockState state{hidden_NH.clone().unsqueeze(0), {}, {}};
+  for (std::int64_t s = 0; s < num_stages(); ++s) {
+    begin_stage(s, state, compute_dtype);
+    if (s == kQkv)
+      state.x = {attend(state.x.front(), rope, segments, cache)};
+    else
+      end_stage(s, state, rope);
+  }
+  return state.hidden_BTH.squeeze(0);
 }
 
 }  // namespace miq::model

@@ -103,4 +103,10 @@ at::Tensor RopeTable::rotate(const at::Tensor& x_BNTD, std::int64_t first_positi
   return kernels::rotate_pairs(x_BNTD, cos, sin, interleaved_);
 }
 
+at::Tensor RopeTable::rotate_at(const at::Tensor& x_BNTD, const at::Tensor& positions_T) const {
+  if (!cos_PD_.defined()) return x_BNTD;
+  const at::Tensor places = positions_T.to(cos_PD_.device());
+  return kernels::rotate_pairs(x_BNTD, cos_PD_.index_select(0, places), sin_PD_.index_select(0, places), interleaved_);
+}
+
 }  // namespace miq::model

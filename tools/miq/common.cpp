@@ -19,6 +19,9 @@ void add_job_options(CLI::App& command, JobOptions& options) {
   command.add_option("--device", options.device, "cpu, cuda, cuda:N or auto");
   command.add_option("--data-dir", options.data_dir, "folder of the named corpora")->type_name("DIR");
   command.add_option("--memory", options.memory, "pipeline.memory: what may be taken beside the page cache, for example 4GiB")->type_name("SIZE");
+  command.add_option("--tasks", options.tasks, "evaluation.tasks: names or paths, separated by commas (miq list tasks)")->type_name("LIST")->delimiter(',');
+  command.add_option("--shots", options.shots, "of --tasks")->check(CLI::Range(0, 1000));
+  command.add_option("--limit", options.limit, "of --tasks: the first so many documents of each subject")->check(CLI::Range(1, 1 << 30));
   command.add_flag("--strict", options.strict, "an event (raised damping, a fallback, dead inputs) is a failure");
   command.add_option("--set", options.assignments, "key.path=value, typed as YAML; repeatable")
       ->type_name("KEY=VALUE")
@@ -28,6 +31,17 @@ void add_job_options(CLI::App& command, JobOptions& options) {
   add_common(command, options.common);
 }
 
+// The tasks of the flags as YAML (JSON is YAML).
+static std::string task_list(const JobOptions& options) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const std::string& task : options.tasks) {
+    list.push_back({{"task", task}});
+    if (options.shots >= 0) list.back()["shots"] = options.shots;
+    if (options.limit > 0) list.back()["limit"] = options.limit;
+  }
+  return list.dump();
+}
+
 executor::JobConfig read_job(const JobOptions& options) {
   set_verbosity(options.common.verbosity());
   ConfigSource source = options.config.empty() ? ConfigSource::empty() : ConfigSource::from_file(options.config);
@@ -35,6 +49,9 @@ executor::JobConfig read_job(const JobOptions& options) {
   if (foreign) source.replace(executor::translate_mi_optimize(source));
   for (const std::string& assignment : options.assignments) source.set(assignment);
   if (!options.memory.empty()) source.set("pipeline.memory=" + options.memory);
+  if (!options.tasks.empty()) source.set("evaluation.tasks=" + task_list(options));
+  else if (options.shots >= 0 || options.limit > 0)
+    throw Error(ErrorKind::config, "--shots and --limit are of --tasks", options.shots >= 0 ? "--shots" : "--limit", "add --tasks, or set shots and limit in evaluation.tasks");
   executor::JobConfig config = executor::read_job_config(source);
   if (!options.model.empty()) config.model.path = options.model;
   if (!options.output.empty()) config.output = options.output;

@@ -32,6 +32,11 @@ struct Fewshot {
   std::map<std::int64_t, std::string> fixed; ///< shots -> literal prefix, or "file:task/dataset"
 };
 
+/// What is known of a subject beside its name.
+struct SubjectNote {
+  std::string category, description;
+};
+
 struct Extraction {
   std::string name, regex;
   std::int64_t pick = 0;  ///< which match: 0 the first, -1 the last
@@ -40,14 +45,20 @@ struct Extraction {
 /// One task file, with what it includes. Templates are text with {{path|filter}}.
 struct Task {
   std::string name, file;             ///< file: as named in messages
+  std::vector<std::string> names;     ///< other names, possibly with {{SUBJECT}}
+  std::map<std::string, std::string> places;  ///< key -> "file:line:column key", of the file that gave it
+  std::filesystem::path folder;       ///< of a user's own file; empty for a built-in one
+  std::string data_name;              ///< the built-in task whose data these are; empty for a user's own
   std::int64_t version = 1;
   std::string summary, category;      ///< category: of the standard suite; may be empty
   std::string source;                 ///< of the data: what tools/miq_data.py takes
+  std::string group;                  ///< name of the total it belongs to
   bool equal_weights = false;         ///< the total is the plain mean over subjects, instead of one over documents
   Shape shape = Shape::choice;
   std::string set, split;             ///< data.set (with {{SUBJECT}} expanded over subjects), data.eval
   std::vector<std::string> subjects;  ///< as listed; or empty, and the data folder's own list or folders count
-  std::string subjects_file;
+  std::map<std::string, SubjectNote> notes;  ///< of listed subjects
+  std::string subjects_file;          ///< in the set's folder, a row for each: subject, category, description
   std::vector<std::string> prepare;
   std::string description, prompt;
   std::vector<std::string> choices;   ///< templates, or one {{path}} of a list
@@ -73,6 +84,7 @@ struct Task {
   std::string join;
   std::int64_t window = 2048, max_docs = 0, max_windows = 0;  ///< 0: all
   bool last_partial = false;
+  std::string calibration;            ///< template of a calibration sample, where it is not prompt, delimiter and answer
   bool chat = false;                  ///< the context is a user's message, in the model's chat template
 };
 
@@ -108,29 +120,50 @@ struct TaskOptions {
   std::string subjects = "all";  ///< all, a category, or names, separated by commas
   std::string split;         ///< instead of the task's
   std::string fewshot_split; ///< instead of the task's
+  std::string fewshot_set;   ///< instead of the task's
   std::int64_t seed = -1;    ///< of the shots; -1: the task's own
 };
 
 /// Names of the built-in tasks, sorted.
 std::vector<std::string> task_names();
+/// Names of the built-in suites (lists of tasks), sorted.
+std::vector<std::string> suite_names();
+
+/// The tasks that a name stands for: those of a suite (a built-in one, or a .yaml with `tasks: [...]`) and of the suites in it, every
+/// built-in task that fits a pattern with * or ?, or the name itself. Each can be loaded. @throws Error{config} as load_task.
+std::vector<std::string> expand_tasks(const std::string& name);
 
 /// A built-in task, or the file of a path that ends in .yaml. `name` may carry a subject ("ceval/law", "blimp_wh_island", or one of
-/// the file's `names` such as "boss_QuestionAnswering_squad"), which is then all of options.subjects.
+/// the file's `names` such as "boss_QuestionAnswering_squad"), which is then all of options.subjects; without options the task has no
+/// other subject.
 /// @throws Error{config} with file:line:column for a mistake in the file, or with the nearest name for an unknown task.
 Task load_task(const std::string& name, TaskOptions* options = nullptr);
 
+/// A task from YAML text; `file` names it in messages, `folder` is where its includes and its data with a set "./..." lie.
+/// @throws Error{config}
+Task read_task(const std::string& yaml, const std::string& file, const std::filesystem::path& folder = {});
+
 /// Reads the splits and builds every request. @throws Error{io} naming the missing split and the command that gets it, Error{config, io}
 /// naming task file and line, and data file, line and document, for a field that a row lacks, empty choices, bytes that are not UTF-8.
+/// A perplexity task with windows has one document, the whole text.
 std::vector<TaskSubject> load_documents(const Task& task, const TaskOptions& options, const std::filesystem::path& data_dir);
+
+/// The whole text of a perplexity task: its documents (at most max_docs, options.limit) with `join` between them.
+/// @throws Error{io, config} as load_documents.
+std::string joined_text(const Task& task, const TaskOptions& options, const std::filesystem::path& data_dir);
 
 /// The number of shots that a task gets. @throws Error{config} where it has not that many.
 std::int64_t shots_of(const Task& task, const TaskOptions& options);
 
-/// Where a task's data are: "yes", "no", or which splits are missing.
+/// Where a task's data are: which of its splits are on disk.
 struct TaskPresence {
-  bool complete = false;
-  std::string missing;  ///< the splits or subjects that are not on disk
+  bool complete = false;   ///< evaluation and few-shot split of every subject
+  bool evaluable = false;  ///< the evaluation split, of one subject at least
+  std::string missing;     ///< the splits or subjects that are not on disk
 };
 TaskPresence find_data(const Task& task, const std::filesystem::path& data_dir);
+
+/// The known steps of `normalize`.
+std::vector<std::string> normalize_steps();
 
 }  // namespace miq::dataset

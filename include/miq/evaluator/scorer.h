@@ -63,6 +63,9 @@ std::vector<std::vector<std::int64_t>> generate_greedily(model::LanguageModel& m
 /// the BOS token (EOS where there is none). Cut on the left to `max_length` + 1 tokens, of which the last only is predicted.
 ScoreRequest encode_pair(const dataset::Tokenizer& tokenizer, const std::string& context, const std::string& continuation, std::int64_t max_length);
 
+/// encode_pair of each (context, continuation), on all threads.
+std::vector<ScoreRequest> encode_pairs(const dataset::Tokenizer& tokenizer, const std::vector<std::pair<std::string, std::string>>& pairs, std::int64_t max_length);
+
 /// The windows of a whole text (0.4.13, loglikelihood_rolling): every token is scored once, with at least one token before it. Sum their
 /// scores. None for an empty text.
 std::vector<ScoreRequest> encode_rolling(const dataset::Tokenizer& tokenizer, const std::string& text, std::int64_t max_length);

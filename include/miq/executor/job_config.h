@@ -7,6 +7,7 @@
 
 #include "miq/core/config.h"
 #include "miq/dataset/calibration.h"
+#include "miq/dataset/task.h"
 #include "miq/evaluator/perplexity.h"
 #include "miq/quantizer/recipe.h"
 
@@ -40,9 +41,19 @@ struct ExportConfig {
   std::int64_t shard_size = std::int64_t{5} << 30;
 };
 
+/// A task, or a suite of tasks, and what is asked of it.
+struct TaskItem {
+  std::string task;
+  dataset::TaskOptions options;
+};
+
 struct EvaluationConfig {
   std::vector<evaluator::PerplexityConfig> perplexity;
-  bool baseline = true;  ///< also score the unquantized model
+  std::vector<TaskItem> tasks;
+  bool baseline = true;          ///< also score the unquantized model
+  std::string against;           ///< output folder of an earlier run, whose records the tasks are compared with
+  std::int64_t bootstrap = 1000; ///< resamples of an interval
+  std::int64_t batch_tokens = 0; ///< through a block at once; 0 = by the memory budget
 };
 
 struct JobConfig {

@@ -8,6 +8,7 @@
 #include "miq/model/kv_cache.h"
 #include "miq/model/linear.h"
 #include "miq/model/rope.h"
+#include "miq/model/text_cache.h"
 
 namespace miq::model {
 
@@ -64,6 +65,10 @@ class Block {
   /// All stages: hidden [B, T, H] float32 -> the same shape.
   at::Tensor forward(const at::Tensor& hidden_BTH, at::ScalarType compute_dtype, const RopeTable& rope,
                      KvCache* cache = nullptr) const;
+  /// All stages for the tokens of many texts in one row, hidden [N, H] float32 -> the same shape. Rows behind the last
+  /// segment are run with it and mean nothing.
+  at::Tensor forward(const at::Tensor& hidden_NH, at::ScalarType compute_dtype, const RopeTable& rope, const std::vector<Segment>& segments,
+                     TextCache& cache) const;
 
   Linear q, k, v, o;
   Linear qkv;              ///< in place of q, k, v in families that fuse them
@@ -73,7 +78,13 @@ class Block {
   at::Tensor q_norm_D, k_norm_D, attention_out_norm_H, mlp_out_norm_H;  ///< undefined where absent
 
  private:
+  struct Heads {
+    at::Tensor query, key, value;  // [B, T, heads, D], not rotated
+  };
+  Heads project(const at::Tensor& x) const;
+  AttentionMask mask(const RopeTable& rope) const;
   at::Tensor attend(const at::Tensor& x, const RopeTable& rope, KvCache* cache) const;
+  at::Tensor attend(const at::Tensor& x, const RopeTable& rope, const std::vector<Segment>& segments, TextCache& cache) const;
   void add_to_residual(at::Tensor& hidden, const at::Tensor& y, const at::Tensor& norm_H) const;
   std::shared_ptr<const Architecture> architecture_;
   std::int64_t layer_;

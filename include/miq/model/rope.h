@@ -16,6 +16,8 @@ class RopeTable {
   /// Rotates x [B, heads, T, D] whose first token stands at `first_position`. Result in x's type; x itself
   /// without rotation.
   at::Tensor rotate(const at::Tensor& x_BNTD, std::int64_t first_position) const;
+  /// The same with a position for each token, int64 [T].
+  at::Tensor rotate_at(const at::Tensor& x_BNTD, const at::Tensor& positions_T) const;
   std::int64_t positions() const { return positions_; }
   const at::Tensor& cos_PD() const { return cos_PD_; }
   const at::Tensor& sin_PD() const { return sin_PD_; }

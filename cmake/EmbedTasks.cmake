@@ -1,0 +1,12 @@
+# Writes OUTPUT, a source with the text of every configs/tasks/*.yaml: cmake -DFOLDER=... -DOUTPUT=... -P EmbedTasks.cmake
+file(GLOB files ${FOLDER}/*.yaml)
+list(SORT files)
+set(source "// Generated from configs/tasks by cmake/EmbedTasks.cmake.\n#include \"task_files.h\"\n\nnamespace miq::dataset {\n\nconst BuiltinTaskFile kBuiltinTaskFiles[] = {\n")
+foreach(path IN LISTS files)
+  get_filename_component(name ${path} NAME_WE)
+  file(READ ${path} text)
+  string(APPEND source "{\"${name}\", R\"yaml_text(${text})yaml_text\"},\n")
+endforeach()
+list(LENGTH files count)
+string(APPEND source "};\nconst size_t kBuiltinTaskFileCount = ${count};\n\n}  // namespace miq::dataset\n")
+file(WRITE ${OUTPUT} "${source}")

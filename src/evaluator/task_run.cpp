@@ -1,0 +1,171 @@
+#include "miq/evaluator/task_run.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "miq/core/error.h"
+#include "miq/evaluator/perplexity.h"
+#include "miq/evaluator/scorer.h"
+
+namespace miq::evaluator {
+namespace {
+
+using dataset::Shape;
+using dataset::TaskDocument;
+using Ids = std::vector<std::int64_t>;
+
+// What asking needs, and the documents in one row.
+struct Run {
+  model::LanguageModel& model;
+  const dataset::Tokenizer& tokenizer;
+  const dataset::Task& task;
+  const TaskRunOptions& options;
+  std::vector<const TaskDocument*> documents;
+  std::int64_t max_length;
+  ScoreOptions score_options;
+};
+
+void cut_left(Ids& ids, std::int64_t length) {
+  if (static_cast<std::int64_t>(ids.size()) > length) ids.erase(ids.begin(), ids.end() - std::max<std::int64_t>(length, 1));
+}
+
+std::vector<Answer> choose(const Run& run) {
+  std::vector<std::pair<std::string, std::string>> pairs;
+  for (const TaskDocument* const document : run.documents)
+    for (const dataset::TaskRequest& request : document->requests) pairs.emplace_back(request.context, request.continuation);
+  const std::vector<Score> scores = loglikelihoods(run.model, encode_pairs(run.tokenizer, pairs, run.max_length), run.score_options);
+  std::vector<Answer> answers(run.documents.size());
+  size_t next = 0;
+  for (size_t d = 0; d < answers.size(); ++d)
+    for (size_t r = 0; r < run.documents[d]->requests.size(); ++r) answers[d].loglikelihoods.push_back(scores[next++].loglikelihood);
+  return answers;
+}
+
+// Logits of the choices' own tokens, behind one context (MI-optimize).
+std::vector<Answer> read_letters(const Run& run) {
+  std::vector<Answer> answers(run.documents.size());
+  std::map<std::string, std::int64_t> ids;
+  std::vector<std::int64_t> wanted;
+  std::map<std::int64_t, std::int64_t> column_of;
+  std::vector<Ids> texts;
+  for (const TaskDocument* const document : run.documents) {
+    texts.push_back(encode_context(run.tokenizer, document->requests.at(0).context));
+    cut_left(texts.back(), run.max_length);
+    for (const std::string& choice : document->choices) {
+      if (ids.count(choice) > 0) continue;
+      const Ids encoded = run.tokenizer.encode(choice, /*special=*/true);
+      if (encoded.empty()) throw Error(ErrorKind::config, "the tokenizer has no token for the choice '" + choice + "'", document->where);
+      ids[choice] = encoded.back();
+      if (column_of.try_emplace(encoded.back(), static_cast<std::int64_t>(wanted.size())).second) wanted.push_back(encoded.back());
+    }
+  }
+  const at::Tensor logits = next_logits(run.model, texts, wanted, run.score_options);
+  for (size_t d = 0; d < answers.size(); ++d)
+    for (const std::string& choice : run.documents[d]->choices)
+      answers[d].loglikelihoods.push_back(logits[static_cast<std::int64_t>(d)][column_of.at(ids.at(choice))].item<double>());
+  return answers;
+}
+
+std::string cut_at_stops(std::string text, const std::vector<std::string>& stops) {
+  for (const std::string& stop : stops)
+    if (const size_t at = text.find(stop); at != std::string::npos) text.resize(at);
+  return text;
+}
+
+std::vector<Answer> write_texts(const Run& run) {
+  if (run.task.chat && !run.options.chat)
+    throw Error(ErrorKind::unsupported, "the task asks a chat model, and the checkpoint has no chat template", run.task.name);
+  std::vector<Ids> prompts;
+  for (const TaskDocument* const document : run.documents) {
+    const std::string& context = document->requests.at(0).context;
+    prompts.push_back(run.task.chat ? dataset::encode_chat(run.tokenizer, *run.options.chat, {{"user", context}}, /*add_generation_prompt=*/true)
+                                    : encode_context(run.tokenizer, context));
+    cut_left(prompts.back(), run.max_length - run.task.max_new_tokens);
+  }
+  GreedyOptions options;
+  options.max_new_tokens = run.task.max_new_tokens;
+  options.batch_tokens = run.options.batch_tokens;
+  options.label = run.score_options.label;
+  const Ids chat_ends = run.task.chat ? dataset::chat_stop_ids(run.tokenizer, *run.options.chat) : Ids();
+  size_t longest = 0;
+  for (const std::string& stop : run.task.until) longest = std::max(longest, stop.size());
+  if (longest > 0 || !chat_ends.empty())
+    options.stop = [&](size_t, const Ids& generated) {
+      if (std::find(chat_ends.begin(), chat_ends.end(), generated.back()) != chat_ends.end()) return true;
+      // A stop string ends in the newest token, so that it lies in the last few (a token is a byte at least).
+      const auto tail = std::min<std::ptrdiff_t>(static_cast<std::ptrdiff_t>(longest) + 4, static_cast<std::ptrdiff_t>(generated.size()));
+      const std::string text = run.tokenizer.decode(Ids(generated.end() - tail, generated.end()), /*skip_special=*/true);
+      return std::any_of(run.task.until.begin(), run.task.until.end(), [&](const std::string& stop) { return text.find(stop) != std::string::npos; });
+    };
+  std::vector<Ids> texts = generate_greedily(run.model, prompts, options);
+  std::vector<Answer> answers(run.documents.size());
+  for (size_t d = 0; d < answers.size(); ++d) {
+    if (!texts[d].empty() && std::find(chat_ends.begin(), chat_ends.end(), texts[d].back()) != chat_ends.end()) texts[d].pop_back();
+    answers[d].texts.push_back(cut_at_stops(run.tokenizer.decode(texts[d], /*skip_special=*/true), run.task.until));
+  }
+  return answers;
+}
+
+// Each document whole, its windows rolling over it.
+std::vector<Answer> roll(const Run& run) {
+  std::vector<ScoreRequest> windows;
+  std::vector<size_t> document_of;
+  for (size_t d = 0; d < run.documents.size(); ++d)
+    for (ScoreRequest& window : encode_rolling(run.tokenizer, run.documents[d]->requests.at(0).continuation, run.max_length)) {
+      windows.push_back(std::move(window));
+      document_of.push_back(d);
+    }
+  const std::vector<Score> scores = loglikelihoods(run.model, windows, run.score_options);
+  std::vector<Answer> answers(run.documents.size());
+  for (Answer& answer : answers) answer.loglikelihoods = {0.0};
+  for (size_t w = 0; w < windows.size(); ++w) {
+    answers[document_of[w]].loglikelihoods[0] += scores[w].loglikelihood;
+    answers[document_of[w]].tokens += windows[w].scored;
+  }
+  return answers;
+}
+
+// Windows of equal length over the one text there is, each alone.
+std::vector<Answer> read_windows(const Run& run) {
+  std::vector<Answer> answers;
+  for (const TaskDocument* const document : run.documents) {
+    PerplexityConfig config;
+    config.corpus = run.task.name;
+    config.split = run.task.split;
+    config.protocol = run.task.last_partial ? Protocol::mi : Protocol::gptq;
+    config.seqlen = run.task.window;
+    config.windows = run.task.max_windows;
+    const at::Tensor ids = at::tensor(run.tokenizer.encode(document->requests.at(0).continuation, /*special=*/true), at::kLong);
+    const Perplexity found = perplexity(run.model, ids, config);
+    Answer answer;
+    answer.loglikelihoods = {-std::log(found.value) * static_cast<double>(found.tokens)};
+    answer.tokens = found.tokens;
+    answers.push_back(std::move(answer));
+  }
+  return answers;
+}
+
+}  // namespace
+
+std::vector<Record> run_task(model::LanguageModel& model, const dataset::Tokenizer& tokenizer, const dataset::Task& task,
+                             const std::vector<dataset::TaskSubject>& subjects, const TaskRunOptions& options) {
+  Run run{model, tokenizer, task, options, {}, model.architecture().max_position_embeddings, {}};
+  run.score_options.batch_tokens = options.batch_tokens;
+  run.score_options.label = task.name;
+  for (const dataset::TaskSubject& subject : subjects)
+    for (const TaskDocument& document : subject.documents) run.documents.push_back(&document);
+  std::vector<Answer> answers;
+  switch (task.shape) {
+    case Shape::choice:
+    case Shape::context_choice: answers = choose(run); break;
+    case Shape::letter_logits: answers = read_letters(run); break;
+    case Shape::generate: answers = write_texts(run); break;
+    case Shape::perplexity: answers = task.rolling ? roll(run) : read_windows(run); break;
+  }
+  std::vector<Record> records;
+  for (const dataset::TaskSubject& subject : subjects)
+    for (const TaskDocument& document : subject.documents) records.push_back(score_document(task, subject, document, answers[records.size()]));
+  return records;
+}
+
+}  // namespace miq::evaluator

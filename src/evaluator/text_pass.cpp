@@ -1,0 +1,166 @@
+#include "text_pass.h"
+
+#include <map>
+#include <optional>
+#include <set>
+
+#include "limits.h"
+
+namespace miq::evaluator {
+namespace {
+
+// Fewer rows would be multiplied by other kernels, whose sums differ in the last bit: what is in a batch with a
+// token must not matter.
+constexpr std::int64_t kLeastRows = 8;
+
+// Segments that go through a block at once.
+struct Batch {
+  std::vector<model::Segment> segments;
+  std::vector<std::int64_t> ids;
+  std::vector<std::int64_t> finished;  // texts that nothing of this pass continues
+  at::Tensor hidden_NH;
+};
+
+// A wanted row's place in a pass.
+struct Place {
+  size_t wanted, batch;
+  std::int64_t row;
+};
+
+at::Tensor embed(const model::LanguageModel& model, std::vector<std::int64_t> ids) {
+  ids.resize(std::max(ids.size(), static_cast<size_t>(kLeastRows)), 0);
+  return model.embed(at::tensor(ids, at::kLong).unsqueeze(0)).squeeze(0);
+}
+
+at::Tensor logits_of(const model::LanguageModel& model, const at::Tensor& hidden_RH) {
+  const std::int64_t rows = hidden_RH.size(0);
+  if (rows >= kLeastRows) return model.logits(hidden_RH);
+  return model.logits(at::cat({hidden_RH, hidden_RH.new_zeros({kLeastRows - rows, hidden_RH.size(1)})})).narrow(0, 0, rows);
+}
+
+class Pass {
+ public:
+  Pass(model::LanguageModel& model, const std::vector<std::vector<std::int64_t>>& texts, const TextTree& tree, const PassOptions& options)
+      : model_(model), texts_(texts), tree_(tree), options_(options), at_once_(options.batch_tokens > 0 ? options.batch_tokens : batch_tokens(model)) {}
+
+  // Takes a node, in parts if it is long.
+  void add(std::int64_t node) {
+    const TextNode& n = tree_.nodes[static_cast<size_t>(node)];
+    taken_.insert(node);
+    const auto& ids = texts_[static_cast<size_t>(n.text)];
+    for (std::int64_t begin = n.begin; begin < n.end;) {
+      if (batches_.empty() || static_cast<std::int64_t>(batches_.back().ids.size()) >= at_once_) batches_.emplace_back();
+      Batch& batch = batches_.back();
+      const std::int64_t room = at_once_ - static_cast<std::int64_t>(batch.ids.size()), tokens = std::min(room, n.end - begin);
+      places_[node].push_back({batches_.size() - 1, static_cast<std::int64_t>(batch.ids.size()), begin});
+      batch.segments.push_back({node, n.parent, tokens});
+      batch.ids.insert(batch.ids.end(), ids.begin() + begin, ids.begin() + begin + tokens);
+      begin += tokens;
+      tokens_ += tokens;
+    }
+    longest_ = std::max(longest_, n.end);
+  }
+  bool has(std::int64_t node) const { return taken_.count(node) > 0; }
+  std::int64_t tokens() const { return tokens_; }
+
+  void run(const std::vector<WantedRow>& wanted, const std::vector<size_t>& own, const SeeLogits& see, Progress* progress) {
+    find_finished();
+    for (Batch& batch : batches_) batch.hidden_NH = embed(model_, batch.ids);
+    const model::RopeTable& rope = model_.rope(longest_);
+    std::int64_t layer = 0;
+    model_.for_each_block([&](model::Block& block) {
+      model::TextCache own_cache;
+      model::TextCache& cache = options_.caches != nullptr ? (*options_.caches)[static_cast<size_t>(layer)] : own_cache;
+      for (Batch& batch : batches_) {
+        batch.hidden_NH = block.forward(batch.hidden_NH, model_.compute_dtype(), rope, batch.segments, cache);
+        if (options_.caches != nullptr) continue;
+        for (const std::int64_t text : batch.finished) cache.release(text);
+      }
+      ++layer;
+      if (progress != nullptr) progress->advance(tokens_);
+    });
+    show(wanted, own, see);
+  }
+
+ private:
+  struct Part {
+    size_t batch;
+    std::int64_t row, position;
+  };
+
+  // The batch behind which a text is needed no more: that of its last child, or its own.
+  void find_finished() {
+    std::map<std::int64_t, size_t> last;
+    for (size_t b = 0; b < batches_.size(); ++b)
+      for (const model::Segment& segment : batches_[b].segments) {
+        last[segment.text] = b;
+        if (segment.parent >= 0) last[segment.parent] = b;
+      }
+    for (const auto& [text, batch] : last) batches_[batch].finished.push_back(text);
+  }
+
+  void show(const std::vector<WantedRow>& wanted, const std::vector<size_t>& own, const SeeLogits& see) {
+    const auto rows_at_once = static_cast<size_t>(std::max(logit_rows(model_), kLeastRows));
+    for (size_t begin = 0; begin < own.size(); begin += rows_at_once) {
+      const std::vector<size_t> part(own.begin() + static_cast<std::ptrdiff_t>(begin), own.begin() + static_cast<std::ptrdiff_t>(std::min(begin + rows_at_once, own.size())));
+      std::vector<at::Tensor> rows;
+      for (const size_t index : part) {
+        const WantedRow& row = wanted[index];
+        const auto& parts = places_.at(row.node);
+        auto place = parts.end() - 1;
+        while (place->position > row.position) --place;
+        rows.push_back(batches_[place->batch].hidden_NH[place->row + row.position - place->position]);
+      }
+      see(part, logits_of(model_, at::stack(rows)));
+    }
+  }
+
+  model::LanguageModel& model_;
+  const std::vector<std::vector<std::int64_t>>& texts_;
+  const TextTree& tree_;
+  const PassOptions& options_;
+  std::int64_t at_once_, tokens_ = 0, longest_ = 0;
+  std::vector<Batch> batches_;
+  std::map<std::int64_t, std::vector<Part>> places_;  // of nodes
+  std::set<std::int64_t> taken_;
+};
+
+}  // namespace
+
+void run_texts(model::LanguageModel& model, const std::vector<std::vector<std::int64_t>>& texts, const TextTree& tree, const std::vector<WantedRow>& wanted,
+               const PassOptions& options, const SeeLogits& see) {
+  std::vector<std::vector<size_t>> rows_of(tree.nodes.size());
+  for (size_t w = 0; w < wanted.size(); ++w) rows_of[static_cast<size_t>(wanted[w].node)].push_back(w);
+  const std::int64_t most_tokens = options.caches != nullptr ? INT64_MAX : std::max<std::int64_t>(1, hidden_bytes(model) / (model.architecture().hidden_size * 4));
+  std::int64_t all_tokens = 0;
+  for (const TextNode& node : tree.nodes) all_tokens += node.end - node.begin;
+  std::optional<Progress> progress;
+  if (!options.label.empty()) progress.emplace(options.label, all_tokens * model.architecture().num_layers, "token");
+  for (size_t n = 0; n < tree.nodes.size();) {
+    Pass pass(model, texts, tree, options);
+    std::vector<size_t> own;
+    for (; n < tree.nodes.size() && (pass.tokens() == 0 || pass.tokens() < most_tokens); ++n) {
+      // What an earlier pass had of this node's beginning is run again.
+      std::vector<std::int64_t> missing;
+      for (std::int64_t p = tree.nodes[n].parent; p >= 0 && !pass.has(p); p = tree.nodes[static_cast<size_t>(p)].parent) missing.push_back(p);
+      for (auto p = missing.rbegin(); p != missing.rend(); ++p) pass.add(*p);
+      pass.add(static_cast<std::int64_t>(n));
+      own.insert(own.end(), rows_of[n].begin(), rows_of[n].end());
+    }
+    pass.run(wanted, own, see, progress ? &*progress : nullptr);
+  }
+}
+
+at::Tensor run_step(model::LanguageModel& model, const std::vector<std::int64_t>& ids, const std::vector<model::Segment>& segments,
+                    std::vector<model::TextCache>& caches) {
+  at::Tensor hidden_NH = embed(model, ids);
+  std::int64_t longest = 0;
+  for (const model::Segment& segment : segments)
+    longest = std::max(longest, std::max(caches.front().length(segment.text), segment.parent >= 0 ? caches.front().length(segment.parent) : 0) + segment.tokens);
+  const model::RopeTable& rope = model.rope(longest);
+  size_t layer = 0;
+  model.for_each_block([&](model::Block& block) { hidden_NH = block.forward(hidden_NH, model.compute_dtype(), rope, segments, caches[layer++]); });
+  return logits_of(model, hidden_NH.narrow(0, 0, static_cast<std::int64_t>(ids.size())));
+}
+
+}  // namespace miq::evaluator
