@@ -88,13 +88,17 @@ class HttpServer : public httplib::Server {
     started_ = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
     new_task_queue = [this] { return new Threads(static_cast<size_t>(options_.max_queue) + kSpareThreads, state_); };
     set_tcp_nodelay(true);
+    set_keep_alive_max_count(kRequestsPerConnection);  // these two are what its answers tell
+    set_keep_alive_timeout(static_cast<time_t>(limits_.idle_seconds));
     set_payload_max_length(static_cast<size_t>(options.max_body));
     set_socket_options([](socket_t socket) {  // httplib's own would share the port with another server
       const int yes = 1;
       ::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
     });
     set_expect_100_continue_handler([this](const Request& request, Response& response) { return refuse(request, response) ? response.status : 100; });
-    set_pre_routing_handler([this](const Request& request, Response& response) { return refuse(request, response) ? HandlerResponse::Handled : HandlerResponse::Unhandled; });
+    set_pre_routing_handler([this](const Request& request, Response& response) {
+      return refuse(request, response) || tell_model(request, response) ? HandlerResponse::Handled : HandlerResponse::Unhandled;
+    });
     set_error_handler([](const Request&, Response& response) { finish_error(response); });
     set_exception_handler([](const Request&, Response& response, std::exception_ptr) { refuse_unread(response, RequestError(500, "the server failed")); });
     Get("/health", [this](const Request&, Response& response) {
@@ -102,13 +106,6 @@ class HttpServer : public httplib::Server {
       set_json(response, 200, R"({"status":"ok"})");
     });
     Get("/v1/models", [this](const Request&, Response& response) { set_json(response, 200, models_body(model_, started_)); });
-    Get(R"(/v1/models/([\s\S]+))", [this](const Request& request, Response& response) {
-      try {
-        set_json(response, 200, model_body(request.matches[1], model_, started_));
-      } catch (const RequestError& error) {
-        set_error(response, error);
-      }
-    });
     for (const bool chat : {false, true})
       Post(chat ? "/v1/chat/completions" : "/v1/completions", [this, chat](const Request& request, Response& response, const httplib::ContentReader& reader) {
         try {
@@ -230,6 +227,18 @@ class HttpServer : public httplib::Server {
     }
     if (engine_.refuses()) return no(RequestError(503, "the server is shutting down", "", "shutting_down"));
     return false;
+  }
+
+  // GET /v1/models/NAME, whatever characters and slashes the name has: httplib's own patterns recurse for each of them.
+  bool tell_model(const Request& request, Response& response) const {
+    const std::string prefix = "/v1/models/";
+    if (request.path.rfind(prefix, 0) != 0) return false;
+    try {
+      set_json(response, 200, model_body(request.path.substr(prefix.size()), model_, started_));
+    } catch (const RequestError& error) {
+      set_error(response, error);
+    }
+    return true;
   }
 
   RequestError too_large() const {

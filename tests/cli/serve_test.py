@@ -312,7 +312,8 @@ class Protocol(unittest.TestCase):
         self.assertEqual(status("GET", "/health")[0::2], (200, {"status": "ok"}))
         self.assertEqual([model["id"] for model in status("GET", "/v1/models")[2]["data"]], ["tiny"])
         self.assertEqual(status("GET", "/v1/models/tiny")[2]["id"], "tiny")
-        self.assertEqual(status("GET", "/v1/models/none")[0], 404)
+        for name in ("none", "", "a/b", "a" * 8000, "%ff%00"):
+            self.assertEqual(status("GET", "/v1/models/" + name)[0], 404)
         self.assertEqual(status("GET", "/nope")[0], 404)
         self.assertEqual(status("POST", "/nope", "x" * 1000)[0], 404)
         self.assertEqual(status("POST", "/health", "{}")[0], 405)
