@@ -89,6 +89,7 @@ OrderedJson to_json(const Record& record) {
   if (!record.group.empty()) value["group"] = record.group;
   if (!record.part.empty()) value["part"] = record.part;
   value["digest"] = record.digest;
+  for (const dataset::TaskRequest& request : record.requests) value["requests"].push_back({{"context", request.context}, {"continuation", request.continuation}});
   return value;
 }
 

@@ -77,7 +77,8 @@ class Pass {
         for (const std::int64_t text : batch.finished) cache.release(text);
       }
       ++layer;
-      if (progress != nullptr) progress->advance(tokens_);
+      const std::int64_t layers = model_.architecture().num_layers;
+      if (progress != nullptr) progress->advance(tokens_ * layer / layers - tokens_ * (layer - 1) / layers);
     });
     show(wanted, own, see);
   }
@@ -135,7 +136,7 @@ void run_texts(model::LanguageModel& model, const std::vector<std::vector<std::i
   std::int64_t all_tokens = 0;
   for (const TextNode& node : tree.nodes) all_tokens += node.end - node.begin;
   std::optional<Progress> progress;
-  if (!options.label.empty()) progress.emplace(options.label, all_tokens * model.architecture().num_layers, "token");
+  if (!options.label.empty()) progress.emplace(options.label, all_tokens, "token");
   for (size_t n = 0; n < tree.nodes.size();) {
     Pass pass(model, texts, tree, options);
     std::vector<size_t> own;

@@ -87,6 +87,7 @@ void visit_rest(FieldVisitor& v, EvaluationConfig& config) {
   v.text("against", config.against, "output folder of an earlier run of the same tasks, to compare with document by document");
   v.integer("bootstrap", config.bootstrap, 2, 1 << 20, "resamples of an interval");
   v.integer("batch_tokens", config.batch_tokens, 0, 1 << 24, "run through a block at once; 0 = by the memory budget; no result depends on it");
+  v.flag("requests", config.requests, "records also hold what the model was asked: contexts and continuations");
 }
 
 // Elements are mappings, or names alone.

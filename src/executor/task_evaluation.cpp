@@ -148,6 +148,11 @@ std::vector<TaskOutcome> run_tasks(model::LanguageModel& model, const dataset::T
     const std::vector<dataset::TaskSubject> subjects = load_documents(planned.task, planned.options, data_dir);
     TaskOutcome outcome{evaluator::run_task(model, tokenizer, planned.task, subjects, {config.batch_tokens, chat}), 0};
     outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (config.requests) {
+      auto record = outcome.records.begin();
+      for (const dataset::TaskSubject& subject : subjects)
+        for (const dataset::TaskDocument& document : subject.documents) (record++)->requests = document.requests;
+    }
     outcomes.push_back(std::move(outcome));
   }
   if (!held) model.replace_blocks({});

@@ -40,6 +40,7 @@ struct Record {
   std::vector<double> loglikelihoods;
   NamedValues metrics;                       ///< of the document; empty where gold is unknown
   NamedValues counts;                        ///< what totals need beside that (words, bytes, ...)
+  std::vector<dataset::TaskRequest> requests;  ///< what the model was asked, where that is kept
 };
 
 /// The value of a name, or none.

@@ -54,6 +54,7 @@ struct EvaluationConfig {
   std::string against;           ///< output folder of an earlier run, whose records the tasks are compared with
   std::int64_t bootstrap = 1000; ///< resamples of an interval
   std::int64_t batch_tokens = 0; ///< through a block at once; 0 = by the memory budget
+  bool requests = false;         ///< records also hold what the model was asked
 };
 
 struct JobConfig {
