@@ -9,6 +9,7 @@
 #include "miq/core/hub_cache.h"
 #include "miq/core/log.h"
 #include "miq/core/memory.h"
+#include "miq/core/text.h"
 #include "miq/executor/open_model.h"
 
 namespace miq::tools {
@@ -60,8 +61,11 @@ void run(ServeCommand command) {
   std::signal(SIGTERM, count_interrupt);
   const bool is_ipv6 = options.host.find(':') != std::string::npos;
   const std::string host = is_ipv6 ? "[" + options.host + "]" : options.host;
-  executor::serve(
-      model, *tokenizer, options, [&](int port) { print("listening on http://" + host + ":" + std::to_string(port)); }, [] { return static_cast<int>(interrupts); });
+  const auto listening = [&](int port) {
+    const std::string url = "http://" + host + ":" + std::to_string(port);
+    print(command.common.json ? to_text({{"listening", url}, {"model", options.names[0]}}) : "listening on " + url);
+  };
+  executor::serve(model, *tokenizer, options, listening, [] { return static_cast<int>(interrupts); });
 }
 
 }  // namespace
@@ -75,7 +79,7 @@ void add_serve_command(CLI::App& program) {
   app->add_option("--port", options.port, "0: a free one")->check(CLI::Range(0, 65535))->capture_default_str();
   app->add_option("--served-name", command->served_name, "what requests call the model; else PATH as it was given")->type_name("NAME");
   app->add_option("--api-key", options.api_key, "that requests must send as a bearer token")->envname("MIQ_API_KEY")->type_name("KEY");
-  app->add_option("--max-queue", options.max_queue, "requests that wait or run; one more is answered 429")->check(CLI::Range(1, 1024))->capture_default_str();
+  app->add_option("--max-queue", options.max_queue, "requests that wait or run; one more is answered 429")->check(CLI::Range(1, 512))->capture_default_str();
   app->add_option("--max-body", command->max_body, "of a request")->type_name("SIZE")->capture_default_str();
   app->add_option("--max-context", options.max_context, "tokens of prompt and completion; 0: what the model was trained on")->check(CLI::Range(0, 1 << 24));
   app->add_option("--timeout", options.timeout, "seconds that an answer may take")->check(CLI::Range(1e-3, 1e6))->capture_default_str();
