@@ -4,6 +4,7 @@
 #include "miq/core/error.h"
 #include "miq/core/random.h"
 #include "miq/core/safetensors.h"
+#include "miq/dataset/python_text.h"
 
 namespace miq::dataset {
 namespace {
@@ -36,6 +37,14 @@ at::Tensor windows_of_documents(const CalibrationConfig& config, const Corpus& c
   return at::stack(windows);
 }
 
+// Short documents fill whole windows together; what is left over at the end is no window.
+at::Tensor packed_windows(const CalibrationConfig& config, const std::vector<std::string>& texts, const Tokenizer& tokenizer) {
+  const at::Tensor stream = at::tensor(tokenizer.encode(join(texts, "\n\n"), true), at::kLong);
+  const std::int64_t windows = stream.size(0) / config.seqlen;
+  if (windows == 0) throw_too_short(stream.size(0), config.seqlen, config);
+  return stream.narrow(0, 0, windows * config.seqlen).view({windows, config.seqlen}).clone();
+}
+
 }  // namespace
 
 at::Tensor read_calibration_ids(const std::filesystem::path& path) {
@@ -48,10 +57,12 @@ at::Tensor read_calibration_ids(const std::filesystem::path& path) {
 
 std::vector<at::Tensor> calibration_samples(const CalibrationConfig& config, const Tokenizer& tokenizer, const std::filesystem::path& data_dir) {
   if (!config.ids.empty()) return {read_calibration_ids(config.ids)};
-  if (!is_examination(config.dataset)) return {calibration_ids(config, tokenizer, data_dir)};
+  if (!is_task_calibration(config.dataset)) return {calibration_ids(config, tokenizer, data_dir)};
+  const std::vector<std::string> texts = task_samples(config, data_dir);
+  if (config.pack) return {packed_windows(config, texts, tokenizer)};
   std::map<std::int64_t, std::vector<at::Tensor>> by_length;
-  for (const std::string& question : examination_questions(config, data_dir)) {
-    const at::Tensor ids = at::tensor(tokenizer.encode(question, true), at::kLong);
+  for (const std::string& text : texts) {
+    const at::Tensor ids = at::tensor(tokenizer.encode(text, true), at::kLong);
     if (ids.numel() > 0) by_length[std::min(ids.size(0), config.seqlen)].push_back(ids.narrow(0, 0, std::min(ids.size(0), config.seqlen)));
   }
   std::vector<at::Tensor> batches;

@@ -204,6 +204,32 @@ class Translator {
     native_["pipeline"]["offload"] = offload == "disk" ? "disk" : offload == "cpu" && !native_["device"].Scalar().empty() && at::hasCUDA() ? "cpu" : "none";
   }
 
+  // BOSS: task_name and dataset_name, or calibrate_subject (one or a list) or dataset, named Task_dataset; calibrate_nums a number
+  // or a map of them.
+  void boss(const YAML::Node& config, YAML::Node out) const {
+    const YAML::Node nums = config["calibrate_nums"];
+    std::vector<std::string> names;
+    for (const char* key : {"calibrate_subject", "dataset"}) {
+      if (!config[key] || !names.empty()) continue;
+      if (config[key].IsScalar()) names.push_back(config[key].Scalar());
+      else if (config[key].IsSequence())
+        for (const auto& item : config[key]) names.push_back(item.as<std::string>(""));
+    }
+    if (config["task_name"] && config["dataset_name"]) names = {text(config, "task_name", "") + "_" + text(config, "dataset_name", "")};
+    if (names.size() == 1 && names[0] == "all") names.clear();
+    if (names.empty() && nums && nums.IsMap())
+      for (const auto& entry : nums) names.push_back(entry.first.Scalar());
+    std::string datasets;
+    for (const std::string& name : names) {
+      datasets += (datasets.empty() ? "" : ", ") + std::string(name.rfind("boss", 0) == 0 ? "" : "boss_") + name;
+      if (nums && nums.IsMap() && nums[name] && nums[name].IsScalar()) datasets += "=" + nums[name].Scalar();
+    }
+    out["dataset"] = datasets.empty() ? "boss" : datasets;
+    if (nums && nums.IsScalar()) out[datasets.empty() ? "per_subject" : "samples"] = whole(config, "calibrate_nums", 128);
+    else if (datasets.empty()) out["per_subject"] = out["samples"];
+    out["shuffle"] = flag(config, "shuffle", false);
+  }
+
   // Subjects and how many questions of each.
   void examination(const YAML::Node& config, YAML::Node out) const {
     const YAML::Node nums = config["calibrate_nums"];
@@ -221,7 +247,7 @@ class Translator {
   void calibration(const YAML::Node& config) {
     if (!config || !config.IsMap()) return;
     known(config, "calibrate_config",
-          {"name", "split", "nsamples", "seqlen", "seed", "calibrate_subject", "calibrate_nums", "calibrate_seqlen", "shuffle", "nsample"});
+          {"name", "split", "nsamples", "seqlen", "seed", "calibrate_subject", "calibrate_nums", "calibrate_seqlen", "shuffle", "nsample", "dataset", "task_name", "dataset_name"});
     const std::string name = text(config, "name", "wikitext2");
     if (config["nsample"] && !config["nsamples"] && kTextCorpora.count(name))
       warn(config["nsample"], "MI-optimize ignored nsample (its key is nsamples) and used 128 samples; so does miq");
@@ -233,6 +259,7 @@ class Translator {
     out["seed"] = whole(config, "seed", 42);
     out["sampling"] = "random";
     if (name == "ceval" || name == "cmmlu") examination(config, out);
+    if (name == "boss") boss(config, out);
     native_["calibration"] = out;
   }
 

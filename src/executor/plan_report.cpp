@@ -102,9 +102,11 @@ struct Planner {
   std::int64_t calibration_tokens() const {
     if (!needs_calibration(plan, config.recipe)) return 0;
     if (!config.calibration.ids.empty()) return dataset::read_calibration_ids(config.calibration.ids).numel();
-    if (dataset::is_examination(config.calibration.dataset)) {
-      constexpr std::int64_t kTokensOfAQuestion = 120;
-      return static_cast<std::int64_t>(dataset::examination_questions(config.calibration, config.data_dir).size()) * kTokensOfAQuestion;
+    if (dataset::is_task_calibration(config.calibration.dataset)) {
+      std::int64_t tokens = 0;  // by the usual four bytes of a token
+      for (const std::string& text : dataset::task_samples(config.calibration, config.data_dir))
+        tokens += std::min(config.calibration.seqlen, static_cast<std::int64_t>(text.size()) / 4 + 1);
+      return tokens;
     }
     return config.calibration.samples * config.calibration.seqlen;
   }

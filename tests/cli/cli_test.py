@@ -165,6 +165,20 @@ class Output(Case):
             with self.subTest(path.name):
                 miq("config", "show", "--config", path, check=0)
 
+    def test_tasks_and_what_is_on_disk(self):
+        with tempfile.TemporaryDirectory() as data:
+            os.makedirs(os.path.join(data, "arc_easy"))
+            with open(os.path.join(data, "arc_easy", "test.jsonl"), "w") as file:
+                file.write("{}\n")
+            found = {task["name"]: task for task in json.loads(miq("list", "tasks", "--json", "--data-dir", data, check=0).stdout)}
+            self.assertEqual(found["arc_easy"]["on disk"], "without train (shots)")
+            self.assertTrue(found["mmlu"]["on disk"].startswith("no"))
+            self.assertEqual(found["hellaswag"]["category"], "commonsense reasoning")
+            table = miq("list", "tasks", "anli", "--data-dir", data, check=0).stdout
+            self.assertIn("anli_r3", table)
+            self.assertNotIn("hellaswag ", table)
+            self.assertIn("did you mean anli", miq("list", "tasks", "anlli", "--data-dir", data, check=2).stderr)
+
     def test_lists(self):
         names = [item["name"] for item in json.loads(miq("list", "algorithms", "--json", check=0).stdout)]
         self.assertEqual(names, ["rtn", "gptq", "awq", "smoothquant", "zeroquant", "fp8", "spqr", "quip", "hqq", "quarot"])

@@ -226,5 +226,78 @@ TEST_F(Calibration, GivenIds) {
   EXPECT_THROW(read_calibration_ids(path), Error);
 }
 
+class TaskCalibration : public Calibration {
+ protected:
+  void SetUp() override {
+    write(folder_.path() / "ceval/subjects.jsonl", R"({"subject": "arts", "category": "Humanities"})" "\n" R"({"subject": "law", "category": "Social Science"})" "\n"
+                                                   R"({"subject": "gone", "category": "Humanities"})" "\n");
+    for (const char* subject : {"arts", "law"}) {
+      std::string rows;
+      for (int i = 0; i < 6; ++i)
+        rows += Json{{"question", subject + std::to_string(i)}, {"A", "a"}, {"B", "b"}, {"C", "c"}, {"D", "d"}, {"answer", "B"}}.dump() + "\n";
+      write(folder_.path() / "ceval" / subject / "val.jsonl", rows);
+      write(folder_.path() / "ceval" / subject / "dev.jsonl", rows);
+    }
+    std::string rows;
+    for (int i = 0; i < 6; ++i)
+      rows += Json{{"question", "q" + std::to_string(i)}, {"choices", {{"text", {"x", "y"}}, {"label", {"A", "B"}}}}, {"answerKey", i % 2 ? "A" : "B"}}.dump() + "\n";
+    write(folder_.path() / "arc_easy/train.jsonl", rows);
+    write(folder_.path() / "boss/QuestionAnswering/advqa/train.jsonl", R"({"question": "q", "context": "c", "answers": {"text": ["it's", "b"]}})" "\n");
+    write(folder_.path() / "boss/NaturalLanguageInference/mnli/train.jsonl", R"({"Premise": "p", "Hypothesis": "h", "Label": 2})" "\n");
+  }
+  std::vector<std::string> texts(const std::string& dataset, const std::string& split, const std::function<void(CalibrationConfig&)>& change = [](CalibrationConfig&) {}) {
+    CalibrationConfig config;
+    config.dataset = dataset;
+    config.split = split;
+    config.samples = 3;
+    config.per_subject = 2;
+    change(config);
+    return task_samples(config, folder_.path());
+  }
+};
+
+TEST_F(TaskCalibration, QuestionsOfExaminationsAreMiOptimizes) {
+  const std::string options = "\nA. a\nB. b\nC. c\nD. d\n答案：";
+  EXPECT_THAT(texts("ceval", "val"), ElementsAre("arts0" + options, "arts1" + options, "law0" + options, "law1" + options));
+  EXPECT_THAT(texts("ceval", "val", [](auto& c) { c.subjects = "social_sciences"; }), ElementsAre("law0" + options, "law1" + options));
+  EXPECT_THAT(texts("ceval", "val", [](auto& c) { c.subjects = "law=1, arts"; }), ElementsAre("law0" + options, "arts0" + options, "arts1" + options));
+  EXPECT_THAT(texts("ceval/law", "val"), ElementsAre("law0" + options, "law1" + options, "law2" + options));
+  // random.Random(42), x = [0 .. 5], shuffle(x), twice: 3 1 2 4 0 5 and 3 0 2 4 5 1.
+  EXPECT_THAT(texts("ceval", "val", [](auto& c) { c.shuffle = true; }), ElementsAre("arts3" + options, "arts1" + options, "law3" + options, "law0" + options));
+  EXPECT_THROW(texts("ceval", "val", [](auto& c) { c.subjects = "lawn"; }), Error);
+  EXPECT_THROW(texts("ceval", "val", [](auto& c) { c.subjects = "gone"; }), Error);
+  EXPECT_THROW(texts("ceval", "val", [](auto& c) { c.subjects = "law=x"; }), Error);
+  EXPECT_THROW(texts("ceval", "vaal"), Error);
+}
+
+TEST_F(TaskCalibration, AnyTaskGivesSamples) {
+  EXPECT_THAT(texts("arc_easy", "train"), ElementsAre("Question: q0\nAnswer: y", "Question: q1\nAnswer: x", "Question: q2\nAnswer: y"));
+  EXPECT_THAT(texts("boss/QuestionAnswering/advqa", "train"), ElementsAre("Question:q Context:c Answer:[\"it's\", 'b']"));
+  EXPECT_THAT(texts("boss_NaturalLanguageInference_mnli=1, arc_easy=1", "train"), ElementsAre("Premise:p Hypothesis:h Label:contradiction", "Question: q0\nAnswer: y"));
+  EXPECT_THAT(texts("ceval_mi/law", "val", [](auto& c) { c.samples = 1, c.shots = 1; }),
+              ElementsAre("以下是中国考试的单项选择题，请选出其中的正确答案。\n\n\nlaw0\nA. a\nB. b\nC. c\nD. d\n答案：B\n\nlaw0\nA. a\nB. b\nC. c\nD. d\n答案：B"));
+  for (const std::string& text : texts("arc_easy", "train", [](auto& c) { c.shots = 2, c.samples = 6; }))  // never a shot of its own
+    EXPECT_EQ(text.find(text.substr(text.rfind("Question:"))), text.rfind("Question:"));
+  EXPECT_THROW(texts("arc_easi", "train"), Error);
+  EXPECT_THROW(texts("arc_easy", "test"), Error);
+  EXPECT_THROW(texts("blimp", "train", [](auto& c) { c.shots = 2; }), Error);
+}
+
+TEST_F(TaskCalibration, SamplesOfOneLengthAreABatch) {
+  CalibrationConfig c;
+  c.dataset = "arc_easy";
+  c.split = "train";
+  c.samples = 6;
+  c.seqlen = 22;
+  const auto batches = calibration_samples(c, Bytes(), folder_.path());
+  ASSERT_EQ(batches.size(), 1u);
+  EXPECT_EQ(batches[0].sizes(), at::IntArrayRef({6, 22}));
+  c.pack = true;  // 6 texts of 22 bytes, two between each
+  c.seqlen = 50;
+  EXPECT_EQ(calibration_samples(c, Bytes(), folder_.path())[0].sizes(), at::IntArrayRef({2, 50}));
+  c.seqlen = 200;
+  EXPECT_THROW(calibration_samples(c, Bytes(), folder_.path()), Error);
+}
+
 }  // namespace
 }  // namespace miq::dataset

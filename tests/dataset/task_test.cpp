@@ -218,6 +218,30 @@ TEST_F(Tasks, DataMayLieBesideTheFile) {
   EXPECT_EQ(load_documents(load_task((folder_.path() / "own/mine.yaml").string()), {}, "/nowhere")[0].documents.size(), 1u);
 }
 
+// What stands between ```language and ``` on the page.
+std::string example(const std::string& language) {
+  std::ifstream in(std::string(MIQ_SOURCE_DIR) + "/docs/add-a-task.md");
+  const std::string page{std::istreambuf_iterator<char>(in), {}}, fence = "```" + language + "\n";
+  const size_t begin = page.find(fence);
+  EXPECT_NE(begin, std::string::npos);
+  return page.substr(begin + fence.size(), page.find("```", begin + fence.size()) - begin - fence.size());
+}
+
+TEST_F(Tasks, TheExampleOfTheDocumentationWorks) {
+  write("capitals.yaml", example("yaml"));
+  write("capitals/test.jsonl", example("json"));
+  write("capitals/train.jsonl", example("json"));
+  TaskOptions options;
+  options.shots = 1;
+  const std::vector<TaskSubject> subjects = load_documents(load_task((folder_.path() / "capitals.yaml").string(), &options), options, "/nowhere");
+  ASSERT_EQ(subjects.at(0).documents.size(), 2u);
+  const TaskDocument& first = subjects[0].documents[0];
+  EXPECT_EQ(first.requests.at(1).context, "Question: What is the capital of Kenya?\nAnswer: Nairobi\n\nQuestion: What is the capital of France?\nAnswer:");
+  EXPECT_EQ(first.requests[1].continuation, " Paris");
+  EXPECT_THAT(first.gold, ElementsAre(1));
+  EXPECT_THAT(subjects[0].documents[1].gold, ElementsAre(0));
+}
+
 class Subjects : public Tasks {
  protected:
   void SetUp() override {

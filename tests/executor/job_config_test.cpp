@@ -203,6 +203,18 @@ TEST(MiOptimize, ActivationsCombinationsAndExaminations) {
   EXPECT_EQ(both.calibration.seqlen, 64);
 }
 
+TEST(MiOptimize, CalibratesOnBoss) {
+  const auto calibration = [](const std::string& text) { return read("quant_config: {algo: gptq, kwargs: {w_dtype: int4}, calibrate_config: {name: boss, split: train, " + text + "}}").calibration; };
+  EXPECT_EQ(calibration("calibrate_subject: QuestionAnswering_advqa, nsamples: 64").dataset, "boss_QuestionAnswering_advqa");
+  EXPECT_EQ(calibration("calibrate_subject: QuestionAnswering_advqa, nsamples: 64").samples, 64);
+  EXPECT_EQ(calibration("calibrate_subject: QuestionAnswering_advqa, calibrate_nums: 32, calibrate_seqlen: 512").samples, 32);
+  EXPECT_EQ(calibration("calibrate_nums: {QuestionAnswering_advqa: 4, ToxicDetection_toxigen: 8}").dataset, "boss_QuestionAnswering_advqa=4, boss_ToxicDetection_toxigen=8");
+  EXPECT_EQ(calibration("dataset: [SentimentAnalysis_sst5, ToxicDetection_toxigen]").dataset, "boss_SentimentAnalysis_sst5, boss_ToxicDetection_toxigen");
+  EXPECT_EQ(calibration("task_name: QuestionAnswering, dataset_name: advqa, calibrate_nums: 32").dataset, "boss_QuestionAnswering_advqa");
+  EXPECT_EQ(calibration("nsamples: 16").dataset, "boss");
+  EXPECT_EQ(calibration("nsamples: 16").per_subject, 16);
+}
+
 TEST(MiOptimize, MistakesAreTold) {
   EXPECT_THAT(std::string(error_of("quant_config: {algo: gptqq}").what()), HasSubstr("did you mean gptq"));
   EXPECT_EQ(error_of("quant_config: {algo: rtn, kwargs: {w_dtype: int9}}").kind(), ErrorKind::config);

@@ -1,7 +1,9 @@
 // miq list: what there is to choose from.
 #include "commands.h"
+#include "miq/core/log.h"
 #include "miq/core/text.h"
 #include "miq/dataset/corpus.h"
+#include "miq/dataset/task.h"
 #include "miq/format/format.h"
 #include "miq/model/architecture.h"
 #include "miq/quantizer/recipe.h"
@@ -52,6 +54,58 @@ void add(CLI::App& list, const std::string& name, const std::string& help, Json 
   command->callback([common, content] { print(common->json ? to_text(content()) : as_table(content())); });
 }
 
+const char* name_of(dataset::Shape shape) {
+  switch (shape) {
+    case dataset::Shape::choice: return "choice";
+    case dataset::Shape::context_choice: return "context_choice";
+    case dataset::Shape::letter_logits: return "letter_logits";
+    case dataset::Shape::generate: return "generate";
+    default: return "perplexity";
+  }
+}
+
+// `wanted`: tasks, suites, patterns and .yaml files; none: all tasks.
+Json tasks(const std::vector<std::string>& wanted, const std::string& data_dir) {
+  std::vector<std::string> names = wanted.empty() ? dataset::task_names() : std::vector<std::string>();
+  for (const std::string& name : wanted)
+    for (const std::string& task : dataset::expand_tasks(name)) names.push_back(task);
+  Json list = Json::array();
+  for (const std::string& name : names) {
+    const dataset::Task task = dataset::load_task(name);
+    const dataset::TaskPresence presence = dataset::find_data(task, data_dir);
+    list.push_back({{"name", name}, {"shape", name_of(task.shape)}, {"category", task.category}, {"data", task.set + " " + task.split},
+                    {"on disk", presence.complete ? "yes" : (presence.evaluable ? "without " : "no: ") + presence.missing},
+                    {"source", task.source}, {"summary", task.summary}});
+  }
+  return list;
+}
+
+std::string task_table(Json list) {
+  for (Json& task : list) task.erase("summary");
+  std::string suites;
+  for (const std::string& suite : dataset::suite_names()) suites += (suites.empty() ? "" : ", ") + suite;
+  return as_table(list) + "\n\nsuites: " + suites + "\nwhat is missing: tools/miq_data.py NAME --data-dir DIR";
+}
+
+void add_tasks(CLI::App& list) {
+  struct Options {
+    CommonOptions common;
+    std::string data_dir;
+    std::vector<std::string> names;
+  };
+  CLI::App* const command = list.add_subcommand("tasks", "evaluation tasks: what they are, where their data lie, what is on disk");
+  const auto options = std::make_shared<Options>();
+  command->add_option("names", options->names, "tasks, suites, patterns such as 'boss_*', .yaml files; all without them");
+  command->add_option("--data-dir", options->data_dir, "folder of the data; $MIQ_DATA, then ~/.cache/miq/data")->type_name("DIR");
+  add_common(*command, options->common);
+  command->callback([options] {
+    set_verbosity(options->common.verbosity());
+    const std::string data_dir = options->data_dir.empty() ? executor::read_job_config(ConfigSource::empty()).data_dir : options->data_dir;
+    const Json found = tasks(options->names, data_dir);
+    print(options->common.json ? to_text(found) : task_table(found));
+  });
+}
+
 }  // namespace
 
 void add_list_command(CLI::App& program) {
@@ -61,6 +115,7 @@ void add_list_command(CLI::App& program) {
   add(*list, "families", "model families", [] { return named(model::family_names()); });
   add(*list, "formats", "export formats", formats);
   add(*list, "corpora", "text corpora by name", [] { return named(dataset::corpus_names()); });
+  add_tasks(*list);
 }
 
 }  // namespace miq::tools
