@@ -29,6 +29,7 @@ pkg_check_modules(SentencePiece REQUIRED IMPORTED_TARGET sentencepiece)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(utf8proc REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(Crypto REQUIRED IMPORTED_TARGET libcrypto)  # SHA-256
+pkg_check_modules(Httplib REQUIRED cpp-httplib)  # Debian's is a library, not a header alone
 if(MIQ_BUILD_TESTS)
   find_package(GTest REQUIRED)
 endif()

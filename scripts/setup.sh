@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(g++ cmake ninja-build ccache pkg-config python3 python3-venv libyaml-cpp-dev libcli11-dev nlohmann-json3-dev
-          libspdlog-dev libsentencepiece-dev libgtest-dev libgmock-dev libpcre2-dev libutf8proc-dev libbenchmark-dev libssl-dev)
+          libspdlog-dev libsentencepiece-dev libgtest-dev libgmock-dev libpcre2-dev libutf8proc-dev libbenchmark-dev libssl-dev libcpp-httplib-dev)
 torch_version=2.13.0
 
 missing=()

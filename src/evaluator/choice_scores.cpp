@@ -24,22 +24,29 @@ double normalised_accuracy(const Scoring& s, const Record& record, const Length&
   return is_right(record, first_largest(values));
 }
 
-[[noreturn]] void refuse(const Scoring& s, const std::string& what, const std::string& fix) {
-  throw Error(ErrorKind::config, what, s.task.file + ", document " + s.document.where, fix);
+void need_choices(const Scoring& s, const Record& record) {
+  if (!record.prediction) refuse_document(s, "accuracies need choices", "use `shape: choice`, or exact_match of a generated text");
 }
 
 }  // namespace
 
+void refuse_document(const Scoring& s, const std::string& what, const std::string& fix) {
+  throw Error(ErrorKind::config, what, s.task.file + ", document " + s.document.where, fix);
+}
+
 void score_acc(const Scoring& s, Record& record) {
-  if (!record.gold.empty() && record.prediction) set_value(record.metrics, "acc", is_right(record, *record.prediction));
+  need_choices(s, record);
+  if (!record.gold.empty()) set_value(record.metrics, "acc", is_right(record, *record.prediction));
 }
 
 void score_acc_norm(const Scoring& s, Record& record) {
+  need_choices(s, record);
   if (record.gold.empty() || record.loglikelihoods.empty()) return;
   set_value(record.metrics, "acc_norm", normalised_accuracy(s, record, [](const std::string& text) { return dataset::code_points(text); }));
 }
 
 void score_acc_bytes(const Scoring& s, Record& record) {
+  need_choices(s, record);
   if (record.gold.empty() || record.loglikelihoods.empty()) return;
   set_value(record.metrics, "acc_bytes", normalised_accuracy(s, record, [](const std::string& text) { return text.size(); }));
 }
@@ -47,12 +54,13 @@ void score_acc_bytes(const Scoring& s, Record& record) {
 // f1, mcc and the grouped ones read prediction and gold: here is only checked that there are two choices.
 void score_two_choices(const Scoring& s, Record& record) {
   if (s.document.choices.size() != 2 || record.gold.size() > 1)
-    refuse(s, "f1, mcc and the grouped metrics need two choices and one right answer", "use acc");
+    refuse_document(s, "f1, mcc and the grouped metrics need two choices and one right answer", "use acc");
 }
 
 void score_ranks(const Scoring& s, Record& record) {
+  need_choices(s, record);
   if (record.gold.empty() || record.loglikelihoods.empty()) return;
-  if (record.gold.size() > 1) refuse(s, "r@1, r@2 and mrr need one right answer", "use acc");
+  if (record.gold.size() > 1) refuse_document(s, "r@1, r@2 and mrr need one right answer", "use acc");
   const double of_gold = record.loglikelihoods[static_cast<size_t>(record.gold[0])];
   std::int64_t rank = 0;  // the first place of the value in the descending list
   for (const double value : record.loglikelihoods) rank += value > of_gold;
@@ -64,7 +72,7 @@ void score_ranks(const Scoring& s, Record& record) {
 
 void score_mc2(const Scoring& s, Record& record) {
   const std::vector<double>& mask = s.document.gold_mask;
-  if (mask.size() != record.loglikelihoods.size() || mask.empty()) refuse(s, "mc2 needs gold_mask with a number for each choice", "add `gold_mask`");
+  if (mask.size() != record.loglikelihoods.size() || mask.empty()) refuse_document(s, "mc2 needs gold_mask with a number for each choice", "add `gold_mask`");
   const double top = *std::max_element(record.loglikelihoods.begin(), record.loglikelihoods.end());
   double right = 0, all = 0, truths = 0;
   for (size_t i = 0; i < mask.size(); ++i) {
@@ -78,7 +86,7 @@ void score_mc2(const Scoring& s, Record& record) {
 }
 
 void score_sentence_pair(const Scoring& s, Record& record) {
-  if (record.loglikelihoods.size() != 2) refuse(s, "pct_stereotype and likelihood_diff need two sentences", "give two choices");
+  if (record.loglikelihoods.size() != 2) refuse_document(s, "pct_stereotype and likelihood_diff need two sentences", "give two choices");
   const double more = record.loglikelihoods[0], less = record.loglikelihoods[1];
   set_value(record.metrics, "pct_stereotype", more > less);
   set_value(record.metrics, "likelihood_diff", std::abs(more - less));
@@ -95,7 +103,7 @@ void score_bbq(const Scoring& s, Record& record) {
   const nlohmann::json* const biased = field(s.document, "biased");
   const nlohmann::json* const condition = field(s.document, "context_condition");
   if (biased == nullptr || !biased->is_array() || condition == nullptr || !condition->is_string() || !record.prediction)
-    refuse(s, "the bias metrics need the fields `biased` and `context_condition` of BBQ's documents", "add `prepare: bbq`");
+    refuse_document(s, "the bias metrics need the fields `biased` and `context_condition` of BBQ's documents", "add `prepare: bbq`");
   bool is_biased = false;
   for (const nlohmann::json& choice : *biased) is_biased = is_biased || choice == *record.prediction;
   set_value(record.counts, "right", is_right(record, *record.prediction));
@@ -107,13 +115,13 @@ void score_bbq(const Scoring& s, Record& record) {
 }
 
 void score_text_likelihood(const Scoring& s, Record& record) {
-  if (record.loglikelihoods.size() != 1) refuse(s, "perplexities need the log-likelihood of one text", "use `shape: perplexity`");
+  if (record.loglikelihoods.size() != 1) refuse_document(s, "perplexities need the log-likelihood of one text", "use `shape: perplexity`");
   set_value(record.counts, "words", static_cast<double>(s.document.words));
   set_value(record.counts, "bytes", static_cast<double>(s.document.bytes));
 }
 
 void score_token_likelihood(const Scoring& s, Record& record) {
-  if (record.loglikelihoods.size() != 1) refuse(s, "perplexity needs the log-likelihood of one text", "use `shape: perplexity`");
+  if (record.loglikelihoods.size() != 1) refuse_document(s, "perplexity needs the log-likelihood of one text", "use `shape: perplexity`");
   set_value(record.counts, "tokens", static_cast<double>(s.answer.tokens));
 }
 

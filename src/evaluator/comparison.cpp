@@ -84,25 +84,25 @@ double error_of_difference(const std::vector<Units>& a, const std::vector<Units>
   return std::sqrt(squares) / static_cast<double>(a.size());
 }
 
-void test_means(const std::vector<Units>& a, const std::vector<Units>& b, const BootstrapOptions& options, Comparison& result) {
-  result.standard_error = error_of_difference(a, b);
+// Right and wrong: which documents changed sides, and McNemar's test where all documents weigh the same.
+void compare_rights(const std::vector<Units>& a, const std::vector<Units>& b, Comparison& result) {
   const std::vector<double> before = values_of(a), after = values_of(b);
   const auto is_binary = [](double value) { return value == 0 || value == 1; };
-  const bool binary = std::all_of(before.begin(), before.end(), is_binary) && std::all_of(after.begin(), after.end(), is_binary);
-  std::vector<double> differences;
-  for (size_t i = 0; i < before.size(); ++i) differences.push_back(after[i] - before[i]);
-  if (binary) {
-    result.lost = std::count(differences.begin(), differences.end(), -1.0);
-    result.gained = std::count(differences.begin(), differences.end(), 1.0);
+  if (!std::all_of(before.begin(), before.end(), is_binary) || !std::all_of(after.begin(), after.end(), is_binary)) return;
+  result.lost = result.gained = 0;
+  for (size_t i = 0; i < before.size(); ++i) {
+    result.lost += before[i] > after[i];
+    result.gained += before[i] < after[i];
   }
-  if (!alike(a)) return;  // subjects of different sizes that count alike: documents do not, so these tests do not hold
-  if (binary) {
-    result.p_value = mcnemar(result.lost, result.gained);
-    result.test = "McNemar";
-  } else if (differences.size() < 50) {
-    result.p_value = sign_flip_test(differences, options);
-    result.test = "sign flip";
-  }
+  if (!alike(a)) return;
+  result.p_value = mcnemar(result.lost, result.gained);
+  result.test = "McNemar";
+}
+
+size_t count_of(const std::vector<Units>& strata) {
+  size_t count = 0;
+  for (const Units& units : strata) count += units.count();
+  return count;
 }
 
 }  // namespace
@@ -129,7 +129,14 @@ Comparison compare(const std::vector<Record>& a, const std::vector<Record>& b, c
   result.high = estimate.high;
   result.p_value = estimate.p_value;
   result.test = "paired bootstrap";
-  if (total.is_mean) test_means(before.strata, after.strata, options.bootstrap, result);
+  if (count_of(before.strata) < 50) {  // few units have few resamples
+    result.p_value = randomisation_test(before.strata, after.strata, total.finish, options.bootstrap);
+    result.test = "randomisation";
+  }
+  if (total.is_mean) {
+    result.standard_error = error_of_difference(before.strata, after.strata);
+    compare_rights(before.strata, after.strata, result);
+  }
   compare_predictions(a, other, result);
   return result;
 }

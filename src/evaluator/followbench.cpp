@@ -3,7 +3,6 @@
 #include <map>
 
 #include "metric_scores.h"
-#include "miq/core/error.h"
 #include "miq/dataset/python_text.h"
 
 namespace miq::evaluator {
@@ -191,8 +190,7 @@ std::optional<bool> followbench_passes(const nlohmann::json& row, const std::str
 void score_followbench(const Scoring& s, Record& record) {
   const std::int64_t level = number_of(s.document.fields, "level"), example = number_of(s.document.fields, "example_id");
   if (level < 0 || example < 0 || !record.text)
-    throw Error(ErrorKind::config, "hsr, ssr and csl need FollowBench's fields level, example_id, source, category and target and a generated text",
-                s.task.file + ", document " + s.document.where, "take other metrics");
+    refuse_document(s, "hsr, ssr and csl need FollowBench's fields level, example_id, source, category and target and a generated text", "take other metrics");
   if (record.group.empty()) record.group = std::to_string(example);
   record.part = "level " + std::to_string(level);
   set_value(record.counts, "level", static_cast<double>(level));

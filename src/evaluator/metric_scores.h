@@ -5,6 +5,9 @@
 
 namespace miq::evaluator {
 
+/// Error{config} for a document that a metric cannot be had of.
+[[noreturn]] void refuse_document(const Scoring& scoring, const std::string& what, const std::string& fix);
+
 void score_acc(const Scoring&, Record&);
 void score_acc_norm(const Scoring&, Record&);
 void score_acc_bytes(const Scoring&, Record&);

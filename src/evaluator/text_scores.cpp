@@ -91,12 +91,16 @@ std::vector<std::string> sentences(const std::vector<std::string>& answers) {
   return result;
 }
 
-bool has_text(const Record& record) { return record.text && !record.references.empty(); }
+// Whether there is something to compare with; a text there must be.
+bool has_text(const Scoring& s, const Record& record) {
+  if (!record.text) refuse_document(s, "exact_match, token_f1, rouge and bleu need a generated text", "use `shape: generate`, or acc of choices");
+  return !record.references.empty();
+}
 
 }  // namespace
 
 void score_exact_match(const Scoring& s, Record& record) {
-  if (!has_text(record)) return;
+  if (!has_text(s, record)) return;
   if (s.task.extract.empty()) set_value(record.metrics, "exact_match", matches_any(s.task, record.references, *record.text));
   for (const dataset::Extraction& extraction : s.task.extract) {
     const std::string found = extract(extraction, *record.text);
@@ -106,7 +110,7 @@ void score_exact_match(const Scoring& s, Record& record) {
 }
 
 void score_token_f1(const Scoring& s, Record& record) {
-  if (!has_text(record)) return;
+  if (!has_text(s, record)) return;
   const std::vector<std::string> said = dataset::split_words(normalized(s.task, *record.text));
   set_value(record.metrics, "token_f1", best(record.references, [&](const std::string& reference) {
               return overlap_f1(said, dataset::split_words(normalized(s.task, reference)));
@@ -114,7 +118,7 @@ void score_token_f1(const Scoring& s, Record& record) {
 }
 
 void score_rouge(const Scoring& s, Record& record) {
-  if (!has_text(record)) return;
+  if (!has_text(s, record)) return;
   const std::vector<std::string> said = rouge_tokens(*record.text, true);
   const auto set = [&](const char* name, const auto& score) {
     if (std::find(s.task.metrics.begin(), s.task.metrics.end(), name) == s.task.metrics.end()) return;
@@ -126,7 +130,7 @@ void score_rouge(const Scoring& s, Record& record) {
 }
 
 void score_bleu(const Scoring& s, Record& record) {
-  if (!has_text(record)) return;
+  if (!has_text(s, record)) return;
   std::vector<std::vector<std::string>> references;
   for (const std::string& reference : record.references) references.push_back(bleu_tokens_13a(reference));
   const BleuCounts counts = bleu_counts(bleu_tokens_13a(*record.text), references);
@@ -136,9 +140,8 @@ void score_bleu(const Scoring& s, Record& record) {
 void score_truthfulness(const Scoring& s, Record& record) {
   const nlohmann::json* const false_answers = field(s.document, "incorrect_answers");
   if (false_answers == nullptr || !false_answers->is_array())
-    throw Error(ErrorKind::config, "the metrics of true and false answers need the field `incorrect_answers`", s.task.file + ", document " + s.document.where,
-                "a list of texts");
-  if (!has_text(record)) return;
+    refuse_document(s, "the metrics of true and false answers need the field `incorrect_answers`", "a list of texts");
+  if (!has_text(s, record)) return;
   std::vector<std::string> wrong;
   for (const nlohmann::json& answer : *false_answers)
     if (answer.is_string()) wrong.push_back(answer.get<std::string>());

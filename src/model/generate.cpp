@@ -10,7 +10,7 @@ namespace {
 // holds top_p of the mass.
 std::int64_t sample(const at::Tensor& logits_V, const GenerateOptions& options, PythonRandom& random) {
   auto [sorted, order] = logits_V.to(at::kCPU, at::kDouble).sort(/*stable=*/true, 0, /*descending=*/true);
-  at::Tensor probabilities = (sorted / options.temperature).softmax(0);
+  at::Tensor probabilities = ((sorted - sorted[0]) / options.temperature).softmax(0);  // the smallest temperature gives no NaN
   std::int64_t keep = sorted.size(0);
   if (options.top_k > 0) keep = std::min(keep, options.top_k);
   const double* const p = probabilities.const_data_ptr<double>();
@@ -46,9 +46,11 @@ std::vector<std::int64_t> generate(LanguageModel& model, const std::vector<std::
     const at::Tensor logits = model.forward(input, &cache, /*last_only=*/true).view({-1});
     const std::int64_t next =
         options.temperature > 0 ? sample(logits, options, random) : logits.argmax().item<std::int64_t>();
+    const bool wished = options.on_step && options.on_step(next, logits);
     if (std::find(stops.begin(), stops.end(), next) != stops.end()) break;
     generated.push_back(next);
     if (on_token) on_token(next);
+    if (wished) break;
     input = at::full({1, 1}, next, at::kLong);
   }
   return generated;

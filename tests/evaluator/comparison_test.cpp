@@ -114,14 +114,14 @@ std::vector<Record> with_values(const std::vector<double>& values) {
   return records;
 }
 
-TEST(Compare, FewDocumentsBySignFlipsManyByTheBootstrap) {
+TEST(Compare, FewDocumentsByRandomisationManyByTheBootstrap) {
   const std::vector<double> differences = {1.2, -0.3, 0.8, 0.0, 2.5, -1.1, 0.4, 0.9};
   const Comparison few = compare(with_values(std::vector<double>(8, 0.5)), with_values([&] {
                                    std::vector<double> values;
                                    for (const double difference : differences) values.push_back(0.5 + difference);
                                    return values;
                                  }()), "token_f1");
-  EXPECT_EQ(few.test, "sign flip");
+  EXPECT_EQ(few.test, "randomisation");
   EXPECT_DOUBLE_EQ(few.p_value, 0.203125);  // SciPy's permutation_test
   EXPECT_EQ(few.lost, -1);
   EXPECT_EQ(few.changed, 3);  // 0.5 + 1.2, 0.5 + 0.8, 0.5 + 2.5, 0.5 + 0.9 exceed 1; the first's text is "t0" in both
@@ -169,6 +169,7 @@ TEST(Compare, SubjectsThatCountAlike) {
   const Comparison equal = compare(a, b, "acc", options);
   EXPECT_NEAR(equal.difference, -(0.1 + 0.5) / 2, 1e-12);
   EXPECT_EQ(equal.test, "paired bootstrap");
+  EXPECT_EQ(equal.lost, 9);
   EXPECT_NEAR(equal.standard_error, std::sqrt(0.1 * 0.9 / 39 + 0.25 / 9) / 2, 1e-12);
 }
 

@@ -91,6 +91,15 @@ TEST(ScoreDocument, RefusesWhatCannotBeScored) {
   EXPECT_EQ(kind_of([&] { score_document(choice_task({"mc2"}), {}, three, {{-1, -2, -3}, {}, 0}); }), ErrorKind::config);
   EXPECT_EQ(kind_of([&] { score_document(choice_task({"pct_stereotype"}), {}, three, {{-1, -2, -3}, {}, 0}); }), ErrorKind::config);
   EXPECT_EQ(kind_of([&] { score_document(choice_task({"amb_bias_score"}), {}, three, {{-1, -2, -3}, {}, 0}); }), ErrorKind::config);
+  EXPECT_EQ(kind_of([&] { score_document(choice_task({"exact_match"}), {}, three, {{-1, -2, -3}, {}, 0}); }), ErrorKind::config);
+  dataset::Task generated = choice_task({"acc"});
+  generated.shape = dataset::Shape::generate;
+  dataset::TaskDocument text = choice_document(2, {}, {});
+  EXPECT_EQ(kind_of([&] { score_document(generated, {}, text, {{}, {"x"}, 0}); }), ErrorKind::config);
+  generated.metrics = {"hsr"};
+  EXPECT_EQ(kind_of([&] { score_document(generated, {}, text, {{}, {"x"}, 0}); }), ErrorKind::config);
+  generated.metrics = {"bleu_acc"};
+  EXPECT_EQ(kind_of([&] { score_document(generated, {}, text, {{}, {"x"}, 0}); }), ErrorKind::config);
   try {
     score_document(choice_task({"acc_nrom"}), {}, three, {{-1, -2, -3}, {}, 0});
     FAIL();
@@ -162,6 +171,18 @@ TEST(ScoreDocument, ExtractionsAreFiguresOfTheirOwn) {
   EXPECT_EQ(values[0].name, "exact_match,last");
   EXPECT_EQ(values[1].documents, 1);
   EXPECT_EQ(score_document(task, {}, document, {{}, {""}, 0}).extracted[1].second, "[invalid]");
+}
+
+TEST(ScoreDocument, NormalizeStepsAreThoseOfTheTaskReader) {
+  dataset::Task task = choice_task({"exact_match"});
+  task.shape = dataset::Shape::generate;
+  dataset::TaskDocument document;
+  document.references = {"b c"};
+  for (const std::string& step : dataset::normalize_steps()) {
+    task.normalize.push_back(step);
+    EXPECT_EQ(metric_of(score_document(task, {}, document, {{}, {"b c"}, 0}), "exact_match"), 1) << step;
+  }
+  EXPECT_EQ(metric_of(score_document(task, {}, document, {{}, {" \n A, b   The C!\n"}, 0}), "exact_match"), 1);
 }
 
 TEST(ScoreDocument, UnknownNormalizeStepsAreNamed) {

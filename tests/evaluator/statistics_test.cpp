@@ -102,15 +102,42 @@ TEST(Statistics, McNemarIsTheExactBinomialTest) {
   EXPECT_LT(mcnemar(0, 5000), 1e-300);  // underflows to 0, not to something else
 }
 
-TEST(Statistics, SignFlips) {
-  EXPECT_DOUBLE_EQ(sign_flip_test({1.2, -0.3, 0.8, 0.0, 2.5, -1.1, 0.4, 0.9}), 0.203125);
+TEST(Statistics, RandomisationOfAMeanIsTheSignFlipTest) {
+  const std::vector<double> zeros(60, 0.0);
+  const auto p_value = [&](const std::vector<double>& differences, const BootstrapOptions& options = {}) {
+    return randomisation_test({mean_units({zeros.begin(), zeros.begin() + static_cast<std::ptrdiff_t>(differences.size())})}, {mean_units(differences)}, ratio, options);
+  };
+  EXPECT_DOUBLE_EQ(p_value({1.2, -0.3, 0.8, 0.0, 2.5, -1.1, 0.4, 0.9}), 0.203125);
   std::vector<double> many;
   for (int i = 0; i < 60; ++i) many.push_back(std::sin(i * 1.7) + 0.15);
   BootstrapOptions options;
   options.resamples = 50000;
-  EXPECT_NEAR(sign_flip_test(many, options), 0.1114, 0.006);
-  EXPECT_EQ(sign_flip_test({0, 0, 0}), 1);
-  EXPECT_TRUE(std::isnan(sign_flip_test({})));
+  EXPECT_NEAR(p_value(many, options), 0.1114, 0.006);
+  EXPECT_EQ(p_value({0, 0, 0}), 1);
+  EXPECT_EQ(p_value({3}), 1);  // one document tells nothing
+  EXPECT_TRUE(std::isnan(p_value({})));
+}
+
+TEST(Statistics, RandomisationOfARatio) {
+  // Every exchange of three units by hand: exp is monotone, so that the perplexity's order is the ratio's.
+  Units a, b;
+  a.width = b.width = 2;
+  a.addends = {-10, 4, -21, 8, -9, 5};
+  b.addends = {-12, 4, -25, 8, -10, 5};
+  const Finish perplexity = [](const double* sums) { return std::exp(-sums[0] / sums[1]); };
+  EXPECT_DOUBLE_EQ(randomisation_test({a}, {b}, perplexity), 2.0 / 8);  // all worse: only the observed one and its mirror
+  b.addends[0] = -8;
+  // differences of sums -2, 4, 1 in each sign: |+-2 +-4 +-1|; the observed 3 is reached by 7 5 3 and their mirrors
+  EXPECT_DOUBLE_EQ(randomisation_test({a}, {b}, perplexity), 6.0 / 8);
+}
+
+TEST(Statistics, SingleUnitsHaveNoError) {
+  const Estimate estimate = bootstrap({mean_units({3})}, ratio);
+  EXPECT_EQ(estimate.value, 3);
+  EXPECT_TRUE(std::isnan(estimate.standard_error) && std::isnan(estimate.low) && std::isnan(estimate.high));
+  const DifferenceEstimate difference = paired_bootstrap({mean_units({3})}, {mean_units({4})}, ratio);
+  EXPECT_EQ(difference.value, 1);
+  EXPECT_TRUE(std::isnan(difference.p_value) && std::isnan(difference.low));
 }
 
 TEST(Statistics, Holm) {

@@ -23,7 +23,7 @@ struct Comparison {
   double standard_error = kUndefined;              ///< of the difference
   double low = kUndefined, high = kUndefined;      ///< paired bootstrap interval of the difference
   double p_value = kUndefined;
-  std::string test;                                ///< "McNemar", "sign flip", "paired bootstrap"
+  std::string test;                                ///< "McNemar", "randomisation", "paired bootstrap"
   Better better = Better::higher;
   std::int64_t documents = 0;                      ///< that count for the metric
   // Of documents that are right or wrong (0/1 metrics); else -1.
@@ -34,8 +34,8 @@ struct Comparison {
   double divergence = kUndefined;                  ///< mean KL divergence of b's choice distribution from a's, nats; over what is finite
 };
 
-/// Compares by a figure's name ("acc", "exact_match,strict-match"). The p-value is two-sided: McNemar's exact test for 0/1 metrics; for other
-/// means of fewer than 50 documents a sign-flip test; else, and where subjects of different sizes count alike, the paired bootstrap.
+/// Compares by a figure's name ("acc", "exact_match,strict-match"). The p-value is two-sided: McNemar's exact test for 0/1 metrics (unless
+/// subjects of different sizes count alike); else a randomisation test for fewer than 50 documents or groups, the paired bootstrap for more.
 /// @throws Error{config} when the records are not of the same documents, naming the first that differs, or lack the metric.
 Comparison compare(const std::vector<Record>& a, const std::vector<Record>& b, const std::string& metric, const CompareOptions& options = {});
 

@@ -44,7 +44,7 @@ struct Estimate {
 };
 
 /// Nonparametric bootstrap (Efron 1979): units are drawn with replacement within their stratum. The same on every machine and for any
-/// number of threads. Resamples whose score is undefined do not count.
+/// number of threads. Resamples whose score is undefined do not count. Of single units (no stratum has two) only the value is known.
 Estimate bootstrap(const std::vector<Units>& strata, Finish finish, const BootstrapOptions& options = {});
 
 struct DifferenceEstimate {
@@ -54,15 +54,17 @@ struct DifferenceEstimate {
   double p_value = kUndefined;                    ///< two-sided: twice the share of resampled differences on the far side of 0, (k+1)/(n+1)
 };
 
-/// Paired bootstrap of a difference: each resample draws the same units for both. The strata of a and b have the same sizes.
+/// Paired bootstrap of a difference: each resample draws the same units for both. The strata of a and b have the same sizes. Of single units
+/// only the value is known.
 DifferenceEstimate paired_bootstrap(const std::vector<Units>& a, const std::vector<Units>& b, Finish finish, const BootstrapOptions& options = {});
 
 /// McNemar's test, exact (binomial, two-sided): of the pairs that changed, `only_a` were right before only and `only_b` after only.
 double mcnemar(std::int64_t only_a, std::int64_t only_b);
 
-/// Two-sided sign-flip permutation test of mean(differences) = 0: all flips for up to 20 differences that are not 0, else
-/// `options.resamples` random ones, (k+1)/(n+1).
-double sign_flip_test(const std::vector<double>& differences, const BootstrapOptions& options = {});
+/// Randomisation test, two-sided: if nothing differs, each unit's addends could as well be exchanged between a and b. The share of exchanges
+/// whose difference of scores is at least the observed one: all of them for up to 16 units that differ, else `options.resamples` random ones,
+/// (k+1)/(n+1). Of means it is the sign-flip test.
+double randomisation_test(const std::vector<Units>& a, const std::vector<Units>& b, Finish finish, const BootstrapOptions& options = {});
 
 /// Holm's step-down correction for several tests: adjusted p-values in the order given; NaN stays and does not count.
 std::vector<double> holm(const std::vector<double>& p_values);

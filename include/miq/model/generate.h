@@ -17,6 +17,8 @@ struct GenerateOptions {
   std::uint64_t seed = 42;
   bool stop_at_eos = true;
   std::vector<std::int64_t> stop_ids;  ///< tokens that end the text as well
+  /// Sees every token, the one that ends the text too, with the logits float32 [V] that it was taken from; true ends the text.
+  std::function<bool(std::int64_t id, const at::Tensor& logits_V)> on_step;
 };
 
 /// Continues `prompt` (not empty); `on_token` sees each new token as it comes. Returns the new ids,
