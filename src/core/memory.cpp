@@ -8,6 +8,7 @@
 #endif
 
 #include <charconv>
+#include <climits>
 #include <chrono>
 #include <cmath>
 #include <fstream>
@@ -72,6 +73,23 @@ void reset_peak_rss() {
   std::ofstream clear("/proc/self/clear_refs");
   clear << "5";
 }
+
+#if defined(__GLIBC__)
+namespace {
+void set_thresholds(int mapped, int trimmed) {
+  mallopt(M_MMAP_THRESHOLD, mapped);
+  mallopt(M_TRIM_THRESHOLD, trimmed);
+}
+}  // namespace
+RetainedMemory::RetainedMemory() { set_thresholds(1 << 30, INT_MAX); }
+RetainedMemory::~RetainedMemory() {
+  set_thresholds(32 << 20, 64 << 20);  // the most that glibc adapts itself to
+  return_freed_memory();
+}
+#else
+RetainedMemory::RetainedMemory() = default;
+RetainedMemory::~RetainedMemory() = default;
+#endif
 
 void return_freed_memory() {
 #ifdef __GLIBC__

@@ -1,10 +1,12 @@
 #include "text_pass.h"
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <set>
 
 #include "limits.h"
+#include "miq/core/memory.h"
 
 namespace miq::evaluator {
 namespace {
@@ -18,13 +20,8 @@ struct Batch {
   std::vector<model::Segment> segments;
   std::vector<std::int64_t> ids;
   std::vector<std::int64_t> finished;  // texts that nothing of this pass continues
-  at::Tensor hidden_NH;
-};
-
-// A wanted row's place in a pass.
-struct Place {
-  size_t wanted, batch;
-  std::int64_t row;
+  std::vector<std::int64_t> rows;      // that are wanted, ascending
+  at::Tensor hidden_NH;                // behind the last block: of the wanted rows alone
 };
 
 at::Tensor embed(const model::LanguageModel& model, std::vector<std::int64_t> ids) {
@@ -65,14 +62,16 @@ class Pass {
 
   void run(const std::vector<WantedRow>& wanted, const std::vector<size_t>& own, const SeeLogits& see, Progress* progress) {
     find_finished();
+    find_rows(wanted, own);
     for (Batch& batch : batches_) batch.hidden_NH = embed(model_, batch.ids);
     const model::RopeTable& rope = model_.rope(longest_);
     std::int64_t layer = 0;
     model_.for_each_block([&](model::Block& block) {
       model::TextCache own_cache;
       model::TextCache& cache = options_.caches != nullptr ? (*options_.caches)[static_cast<size_t>(layer)] : own_cache;
+      const bool last = layer + 1 == model_.architecture().num_layers;
       for (Batch& batch : batches_) {
-        batch.hidden_NH = block.forward(batch.hidden_NH, model_.compute_dtype(), rope, batch.segments, cache);
+        batch.hidden_NH = block.forward(std::move(batch.hidden_NH), model_.compute_dtype(), rope, batch.segments, cache, last ? needed(batch) : at::Tensor());
         if (options_.caches != nullptr) continue;
         for (const std::int64_t text : batch.finished) cache.release(text);
       }
@@ -100,17 +99,38 @@ class Pass {
     for (const auto& [text, batch] : last) batches_[batch].finished.push_back(text);
   }
 
+  // The batch that runs a row, and the row in it.
+  std::pair<size_t, std::int64_t> place_of(const WantedRow& row) const {
+    const auto& parts = places_.at(row.node);
+    auto place = parts.end() - 1;
+    while (place->position > row.position) --place;
+    return {place->batch, place->row + row.position - place->position};
+  }
+
+  void find_rows(const std::vector<WantedRow>& wanted, const std::vector<size_t>& own) {
+    for (const size_t index : own) {
+      const auto [batch, row] = place_of(wanted[index]);
+      batches_[batch].rows.push_back(row);
+    }
+    for (Batch& batch : batches_) std::sort(batch.rows.begin(), batch.rows.end());
+  }
+
+  // As an index; other rows fill it up to kLeastRows.
+  at::Tensor needed(const Batch& batch) const {
+    std::vector<std::int64_t> rows = batch.rows;
+    rows.resize(std::max(rows.size(), static_cast<size_t>(kLeastRows)), 0);
+    return at::tensor(rows, at::kLong).to(model_.device());
+  }
+
   void show(const std::vector<WantedRow>& wanted, const std::vector<size_t>& own, const SeeLogits& see) {
     const auto rows_at_once = static_cast<size_t>(std::max(logit_rows(model_), kLeastRows));
     for (size_t begin = 0; begin < own.size(); begin += rows_at_once) {
       const std::vector<size_t> part(own.begin() + static_cast<std::ptrdiff_t>(begin), own.begin() + static_cast<std::ptrdiff_t>(std::min(begin + rows_at_once, own.size())));
       std::vector<at::Tensor> rows;
       for (const size_t index : part) {
-        const WantedRow& row = wanted[index];
-        const auto& parts = places_.at(row.node);
-        auto place = parts.end() - 1;
-        while (place->position > row.position) --place;
-        rows.push_back(batches_[place->batch].hidden_NH[place->row + row.position - place->position]);
+        const auto [batch, row] = place_of(wanted[index]);
+        const auto& known = batches_[batch].rows;
+        rows.push_back(batches_[batch].hidden_NH[std::lower_bound(known.begin(), known.end(), row) - known.begin()]);
       }
       see(part, logits_of(model_, at::stack(rows)));
     }
@@ -135,6 +155,8 @@ void run_texts(model::LanguageModel& model, const std::vector<std::vector<std::i
   const std::int64_t most_tokens = options.caches != nullptr ? INT64_MAX : std::max<std::int64_t>(1, hidden_bytes(model) / (model.architecture().hidden_size * 4));
   std::int64_t all_tokens = 0;
   for (const TextNode& node : tree.nodes) all_tokens += node.end - node.begin;
+  std::optional<RetainedMemory> retained;
+  if (model.memory_budget() == 0) retained.emplace();
   std::optional<Progress> progress;
   if (!options.label.empty()) progress.emplace(options.label, all_tokens, "token");
   for (size_t n = 0; n < tree.nodes.size();) {
@@ -160,7 +182,7 @@ at::Tensor run_step(model::LanguageModel& model, const std::vector<std::int64_t>
     longest = std::max(longest, std::max(caches.front().length(segment.text), segment.parent >= 0 ? caches.front().length(segment.parent) : 0) + segment.tokens);
   const model::RopeTable& rope = model.rope(longest);
   size_t layer = 0;
-  model.for_each_block([&](model::Block& block) { hidden_NH = block.forward(hidden_NH, model.compute_dtype(), rope, segments, caches[layer++]); });
+  model.for_each_block([&](model::Block& block) { hidden_NH = block.forward(std::move(hidden_NH), model.compute_dtype(), rope, segments, caches[layer++]); });
   return logits_of(model, hidden_NH.narrow(0, 0, static_cast<std::int64_t>(ids.size())));
 }
 

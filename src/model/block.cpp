@@ -228,15 +228,20 @@ at::Tensor Block::forward(const at::Tensor& hidden_BTH, at::ScalarType compute_d
   return state.hidden_BTH;
 }
 
-at::Tensor Block::forward(const at::Tensor& hidden_NH, at::ScalarType compute_dtype, const RopeTable& rope, const std::vector<Segment>& segments,
-                          TextCache& cache) const {
-  BlockState state{hidden_NH.clone().unsqueeze(0), {}, {}};
+at::Tensor Block::forward(at::Tensor hidden_NH, at::ScalarType compute_dtype, const RopeTable& rope, const std::vector<Segment>& segments,
+                          TextCache& cache, const at::Tensor& wanted_R) const {
+  BlockState state{hidden_NH.unsqueeze(0), {}, {}};
   for (std::int64_t s = 0; s < num_stages(); ++s) {
     begin_stage(s, state, compute_dtype);
-    if (s == kQkv)
-      state.x = {attend(state.x.front(), rope, segments, cache)};
-    else
+    if (s != kQkv) {
       end_stage(s, state, rope);
+      continue;
+    }
+    state.x = {attend(state.x.front(), rope, segments, cache)};
+    if (!wanted_R.defined()) continue;
+    // What follows is row by row.
+    state.x.front() = state.x.front().index_select(1, wanted_R);
+    state.hidden_BTH = state.hidden_BTH.index_select(1, wanted_R);
   }
   return state.hidden_BTH.squeeze(0);
 }

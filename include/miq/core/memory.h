@@ -35,6 +35,16 @@ class AnonymousPeak {
   bool done_ = false;
   std::thread thread_;
 };
+/// While it lives, memory that is freed stays with the process for the next use: large buffers that come and go cost a page fault
+/// for every page each time else. Its end gives it back (glibc; elsewhere it does nothing).
+class RetainedMemory {
+ public:
+  RetainedMemory();
+  ~RetainedMemory();
+  RetainedMemory(const RetainedMemory&) = delete;
+  RetainedMemory& operator=(const RetainedMemory&) = delete;
+};
+
 /// Gives memory that was freed back to the system, where the allocator keeps it (glibc).
 void return_freed_memory();
 /// Memory that can still be allocated without swapping, in bytes (Linux: MemAvailable and the

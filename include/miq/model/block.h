@@ -65,10 +65,11 @@ class Block {
   /// All stages: hidden [B, T, H] float32 -> the same shape.
   at::Tensor forward(const at::Tensor& hidden_BTH, at::ScalarType compute_dtype, const RopeTable& rope,
                      KvCache* cache = nullptr) const;
-  /// All stages for the tokens of many texts in one row, hidden [N, H] float32 -> the same shape. Rows behind the last
-  /// segment are run with it and mean nothing.
-  at::Tensor forward(const at::Tensor& hidden_NH, at::ScalarType compute_dtype, const RopeTable& rope, const std::vector<Segment>& segments,
-                     TextCache& cache) const;
+  /// All stages for the tokens of many texts in one row: hidden [N, H] float32, whose memory is used, -> the same shape. Rows
+  /// behind the last segment are run with it and mean nothing. `wanted_R` (int64, or undefined: all): rows that are needed of the
+  /// result, which then has these alone.
+  at::Tensor forward(at::Tensor hidden_NH, at::ScalarType compute_dtype, const RopeTable& rope, const std::vector<Segment>& segments,
+                     TextCache& cache, const at::Tensor& wanted_R = {}) const;
 
   Linear q, k, v, o;
   Linear qkv;              ///< in place of q, k, v in families that fuse them
