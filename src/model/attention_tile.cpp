@@ -28,8 +28,8 @@ MIQ_INLINE void pack_values(const T* values, std::int64_t stride, std::int64_t a
     for (std::int64_t d = 0; d < dim; ++d) packed[j / pair * pair * dim + d * pair + j % pair] = values[(j - at) * stride + d];
 }
 
-// e^(scale (s - largest)) of one chunk's row in place, zeros outside begin .. end; returns the sum.
-MIQ_INLINE float exp_chunk(float* s, float largest, float scale, std::int64_t begin, std::int64_t end) {
+// e^(scale (s - largest)) of one chunk's row of `columns` in place, zeros outside begin .. end; returns the sum.
+MIQ_INLINE float exp_chunk(float* s, float largest, float scale, std::int64_t begin, std::int64_t end, std::int64_t columns) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (std::int64_t j = begin; j < end; ++j) {
@@ -37,7 +37,7 @@ MIQ_INLINE float exp_chunk(float* s, float largest, float scale, std::int64_t be
     sum += s[j];
   }
   for (std::int64_t j = 0; j < begin; ++j) s[j] = 0;
-  for (std::int64_t j = end; j < kChunk; ++j) s[j] = 0;
+  for (std::int64_t j = end; j < columns; ++j) s[j] = 0;
   return sum;
 }
 
@@ -51,10 +51,11 @@ MIQ_INLINE void add_distance(float* scores, std::int64_t step, float bias, std::
   }
 }
 
-// One query's scores, `chunks` rows of kChunk that lie `step` apart, of which first <= column < last
-// count: writes e^(scale (s - max)) into `weights`, zeros elsewhere; returns the sum.
+// One query's scores: `chunks` rows of kChunk that lie `step` apart, the last one of `columns`, of which first <= column < last
+// count. Writes e^(scale (s - max)) into `weights`, zeros elsewhere; returns the sum.
 template <class T>
-MIQ_INLINE float softmax_row(float* scores, T* weights, std::int64_t step, std::int64_t chunks, std::int64_t first, std::int64_t last, float scale) {
+MIQ_INLINE float softmax_row(float* scores, T* weights, std::int64_t step, std::int64_t chunks, std::int64_t columns, std::int64_t first, std::int64_t last,
+                             float scale) {
   float largest = -INFINITY;
   for (std::int64_t c = 0; c < chunks; ++c) {
     const float* const s = scores + c * step;
@@ -67,11 +68,11 @@ MIQ_INLINE float softmax_row(float* scores, T* weights, std::int64_t step, std::
     float* const s = scores + c * step;
     T* const w = weights + c * step;
     const std::int64_t begin = std::clamp<std::int64_t>(first - c * kChunk, 0, kChunk);
-    const std::int64_t end = std::clamp<std::int64_t>(last - c * kChunk, begin, kChunk);
+    const std::int64_t end = std::clamp<std::int64_t>(last - c * kChunk, begin, kChunk), width = c + 1 < chunks ? kChunk : columns;
     // Constant bounds for the many whole chunks.
-    sum += begin == 0 && end == kChunk ? exp_chunk(s, largest, scale, 0, kChunk) : exp_chunk(s, largest, scale, begin, end);
+    sum += begin == 0 && end == kChunk ? exp_chunk(s, largest, scale, 0, kChunk, kChunk) : exp_chunk(s, largest, scale, begin, end, width);
 #pragma omp simd
-    for (std::int64_t j = 0; j < kChunk; ++j) store(s[j], w[j]);
+    for (std::int64_t j = 0; j < width; ++j) store(s[j], w[j]);
   }
   return sum;
 }
@@ -88,9 +89,9 @@ MIQ_INLINE void scale_row(const float* x, float factor, std::int64_t dim, T* out
     pack_keys(k, k_stride, at, count, dim, packed_k);                                                                                         \
     pack_values(v, v_stride, at, count, dim, packed_v);                                                                                       \
   }                                                                                                                                           \
-  MIQ_VECTORISED float softmax(float* scores, T* weights, std::int64_t step, std::int64_t chunks, std::int64_t first, std::int64_t last,      \
-                               float scale) {                                                                                                 \
-    return softmax_row(scores, weights, step, chunks, first, last, scale);                                                                    \
+  MIQ_VECTORISED float softmax(float* scores, T* weights, std::int64_t step, std::int64_t chunks, std::int64_t columns, std::int64_t first,   \
+                               std::int64_t last, float scale) {                                                                              \
+    return softmax_row(scores, weights, step, chunks, columns, first, last, scale);                                                           \
   }                                                                                                                                           \
   MIQ_VECTORISED void scale_into(const float* x, float factor, std::int64_t dim, T* out) { scale_row(x, factor, dim, out); }
 MIQ_ROWS(float)
@@ -103,9 +104,13 @@ MIQ_VECTORISED void bias_scores(float* scores, std::int64_t step, float bias, st
 // One of three heights, so that few queries cost little.
 std::int64_t padded_rows(std::int64_t rows) { return rows <= 16 ? 16 : rows <= 32 ? 32 : kTile; }
 
+// Columns of a chunk that are looked at, where `count` of them are there: one of a few widths.
+std::int64_t padded_columns(std::int64_t count) { return std::min(kChunk, (count + 31) / 32 * 32); }
+
+// c [m, n] = a [m, k] b [k, n] (+ c); rows lie lda, ldb, ldc apart.
 template <class T>
-void product(std::int64_t m, std::int64_t n, std::int64_t k, bool add, const T* a, const T* b, float* c) {
-  at::native::cpublas::brgemm(m, n, k, k, n, n, add, a, b, c, /*is_vnni=*/kPair<T> == 2);
+void product(std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t lda, std::int64_t ldb, std::int64_t ldc, bool add, const T* a, const T* b, float* c) {
+  at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, add, a, b, c, /*is_vnni=*/kPair<T> == 2);
 }
 
 }  // namespace
@@ -132,8 +137,11 @@ void attend_tile(const TileQueries<T>& q, std::int64_t begin, const std::vector<
   for (std::int64_t r = 0; r < rows; ++r)
     std::memcpy(scratch.query.data() + r * dim, q.query + (begin + r) / q.group * q.token_stride + (begin + r) % q.group * q.head_stride,
                 static_cast<size_t>(dim) * sizeof(T));
+  const std::int64_t last_columns = padded_columns(position_of(rows - 1) + 1 - (c_end - 1) * kChunk);
+  const auto columns_of = [&](std::int64_t c) { return c + 1 < c_end ? kChunk : last_columns; };
   for (std::int64_t c = c_begin; c < c_end; ++c)
-    product(height, kChunk, dim, false, scratch.query.data(), chunks[static_cast<size_t>(c)].first, scratch.scores.data() + (c - c_begin) * step);
+    product(height, columns_of(c), dim, dim, kChunk, kChunk, false, scratch.query.data(), chunks[static_cast<size_t>(c)].first,
+            scratch.scores.data() + (c - c_begin) * step);
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
   float sums[kTile];
   for (std::int64_t r = 0; r < rows; ++r) {
@@ -142,10 +150,12 @@ void attend_tile(const TileQueries<T>& q, std::int64_t begin, const std::vector<
     // The bias is added behind the scale; scores are scaled with the softmax.
     if (q.slopes != nullptr)
       bias_scores(scratch.scores.data() + r * kChunk, step, q.slopes[(begin + r) % q.group] / scale, position, first, position + 1);
-    sums[r] = softmax(scratch.scores.data() + r * kChunk, scratch.weights.data() + r * kChunk, step, c_end - c_begin, first, position + 1, scale);
+    sums[r] = softmax(scratch.scores.data() + r * kChunk, scratch.weights.data() + r * kChunk, step, c_end - c_begin, last_columns, first, position + 1,
+                      scale);
   }
   for (std::int64_t c = c_begin; c < c_end; ++c)
-    product(height, dim, kChunk, c > c_begin, scratch.weights.data() + (c - c_begin) * step, chunks[static_cast<size_t>(c)].second, scratch.sums.data());
+    product(height, dim, columns_of(c), kChunk, dim, dim, c > c_begin, scratch.weights.data() + (c - c_begin) * step, chunks[static_cast<size_t>(c)].second,
+            scratch.sums.data());
   for (std::int64_t r = 0; r < rows; ++r)
     scale_into(scratch.sums.data() + r * dim, 1.0f / sums[r], dim,
                q.out + (begin + r) / q.group * q.out_token_stride + (begin + r) % q.group * q.out_head_stride);
