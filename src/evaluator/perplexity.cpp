@@ -10,14 +10,17 @@
 namespace miq::evaluator {
 namespace {
 
+using SeeLogits = std::function<void(const at::Tensor& logits_RV)>;
+
 // Sum of -log p(next token) over one window: hidden [T, H], ids [T].
-double window_loss(const model::LanguageModel& model, const at::Tensor& hidden_TH, const at::Tensor& ids_T) {
+double window_loss(const model::LanguageModel& model, const at::Tensor& hidden_TH, const at::Tensor& ids_T, const SeeLogits& see) {
   const std::int64_t targets = ids_T.size(0) - 1;
   const std::int64_t at_once = logit_rows(model);
   double loss = 0;
   for (std::int64_t begin = 0; begin < targets; begin += at_once) {
     const std::int64_t rows = std::min(at_once, targets - begin);
     const at::Tensor logits = model.logits(hidden_TH.narrow(0, begin, rows));
+    if (see) see(logits);
     const at::Tensor next = ids_T.narrow(0, begin + 1, rows).to(logits.device());
     const at::Tensor chosen = logits.gather(1, next.unsqueeze(1)).squeeze(1);
     loss += (logits.logsumexp(1) - chosen).sum(at::kDouble).item<double>();
@@ -44,7 +47,7 @@ std::vector<Window> cut_windows(std::int64_t tokens, const PerplexityConfig& con
 // Mean losses of `windows`, which go through one block together before the next is touched: a model
 // whose blocks are not held is read once for all of them.
 std::vector<double> mean_losses(model::LanguageModel& model, const at::Tensor& ids, const std::vector<Window>& windows,
-                                Progress& progress) {
+                                const SeeLogits& see, Progress& progress) {
   struct Batch {
     size_t begin, end;  // of windows, all of one length
     at::Tensor hidden;
@@ -71,7 +74,7 @@ std::vector<double> mean_losses(model::LanguageModel& model, const at::Tensor& i
   for (Batch& batch : batches) {
     for (size_t w = batch.begin; w < batch.end; ++w) {
       const at::Tensor tokens = ids.narrow(0, windows[w].begin, windows[w].length);
-      const double loss = window_loss(model, batch.hidden[static_cast<std::int64_t>(w - batch.begin)], tokens);
+      const double loss = window_loss(model, batch.hidden[static_cast<std::int64_t>(w - batch.begin)], tokens, see);
       losses.push_back(loss / static_cast<double>(windows[w].length - 1));
     }
     batch.hidden = at::Tensor();
@@ -82,7 +85,7 @@ std::vector<double> mean_losses(model::LanguageModel& model, const at::Tensor& i
 
 }  // namespace
 
-Perplexity perplexity(model::LanguageModel& model, const at::Tensor& ids, const PerplexityConfig& config) {
+Perplexity perplexity(model::LanguageModel& model, const at::Tensor& ids, const PerplexityConfig& config, const SeeLogits& see) {
   const auto start = std::chrono::steady_clock::now();
   const std::vector<Window> windows = cut_windows(ids.size(0), config);
   if (windows.empty())
@@ -98,7 +101,7 @@ Perplexity perplexity(model::LanguageModel& model, const at::Tensor& ids, const 
   for (size_t begin = 0; begin < windows.size(); begin += group) {
     const std::vector<Window> part(windows.begin() + static_cast<std::ptrdiff_t>(begin),
                                    windows.begin() + static_cast<std::ptrdiff_t>(std::min(begin + group, windows.size())));
-    const std::vector<double> losses = mean_losses(model, ids, part, progress);
+    const std::vector<double> losses = mean_losses(model, ids, part, see, progress);
     for (size_t w = 0; w < part.size(); ++w) {
       loss_sum += losses[w] * static_cast<double>(part[w].length);
       weight_sum += static_cast<double>(part[w].length);

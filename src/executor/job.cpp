@@ -56,6 +56,7 @@ struct Job {
   std::vector<at::Tensor> streams;  // token streams of evaluation.perplexity
   std::vector<PlannedTask> tasks;
   std::optional<dataset::ChatKind> chat;  // of tasks that ask a chat model
+  std::vector<evaluator::ReferenceDistributions> references;  // the baseline's, for each stream
   Json results;
 
   bool quantizes() const { return mode != JobMode::evaluate; }
@@ -170,11 +171,16 @@ struct Job {
     std::vector<TaskOutcome> tasks;
   };
 
-  Scores score() {
+  // `baseline`: of the model that the other one is compared with.
+  Scores score(bool baseline) {
     Scores all;
     std::vector<evaluator::Perplexity>& scores = all.perplexity;
     for (size_t i = 0; i < streams.size(); ++i) {
-      scores.push_back(evaluator::perplexity(*model, streams[i], config.evaluation.perplexity[i]));
+      if (baseline) references.emplace_back(config.pipeline.memory > 0 ? config.pipeline.memory / 16 : std::int64_t{256} << 20);
+      std::function<void(const at::Tensor&)> see;
+      if (i < references.size())
+        see = [&, i](const at::Tensor& logits) { baseline ? references[i].keep(logits) : references[i].compare(logits); };
+      scores.push_back(evaluator::perplexity(*model, streams[i], config.evaluation.perplexity[i], see));
       log_info("perplexity " + config.evaluation.perplexity[i].corpus + ": " + std::to_string(scores.back().value));
     }
     if (!tasks.empty()) all.tasks = run_tasks(*model, need_tokenizer(), tasks, config.evaluation, config.data_dir, chat);
@@ -324,6 +330,11 @@ struct Job {
                       {"value", number_or_null(scores[i].value)},
                       {"baseline", i < baselines.size() ? number_or_null(baselines[i].value) : Json()},
                       {"seconds", scores[i].seconds}});
+      if (i >= references.size()) continue;
+      const evaluator::Divergence divergence = references[i].divergence();
+      list.back()["kl_divergence"] = number_or_null(divergence.kl);
+      list.back()["top1_agreement"] = divergence.top1;
+      list.back()["compared_tokens"] = divergence.tokens;
     }
     results["perplexity"] = list;
   }
@@ -335,9 +346,9 @@ struct Job {
     results["model"] = {{"family", model->architecture().family}, {"parameters", model->num_parameters()}, {"bytes", model->source().bytes()}, {"dtype", dtype_name(model->compute_dtype())}};
     results["events"] = Json::array();
     Scores baselines, scores;
-    if (mode == JobMode::run && config.evaluation.baseline) baselines = score();
+    if (mode == JobMode::run && config.evaluation.baseline) baselines = score(/*baseline=*/true);
     if (quantizes()) quantize();
-    if (evaluates()) scores = score();
+    if (evaluates()) scores = score(/*baseline=*/false);
     tell_perplexity(scores.perplexity, baselines.perplexity);
     if (!config.evaluation.against.empty()) baselines.tasks = read_outcomes(tasks, config.evaluation.against);
     results["tasks"] = tell_tasks(tasks, scores.tasks, baselines.tasks, config.evaluation, config.output);

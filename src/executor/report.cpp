@@ -64,13 +64,14 @@ std::string totals(const Json& quantization) {
 }
 
 std::string perplexity_table(const Json& list) {
-  std::vector<std::vector<std::string>> rows = {{"perplexity", "split", "protocol", "windows", "before", "after", "change"}};
+  std::vector<std::vector<std::string>> rows = {{"perplexity", "split", "protocol", "windows", "before", "after", "change", "KL", "top 1"}};
   for (const Json& item : list) {
     const double value = number(item["value"]), baseline = number(item["baseline"]);
     const bool both = std::isfinite(value) && std::isfinite(baseline);
     rows.push_back({item["corpus"].get<std::string>(), item["split"].get<std::string>(), item["protocol"].get<std::string>(),
                     std::to_string(item["windows"].get<std::int64_t>()), shown(item["baseline"], 4), shown(item["value"], 4),
-                    both ? (value >= baseline ? "+" : "") + format_fixed(100 * (value / baseline - 1), 2) + " %" : "-"});
+                    both ? (value >= baseline ? "+" : "") + format_fixed(100 * (value / baseline - 1), 2) + " %" : "-",
+                    shown(item.value("kl_divergence", Json()), 4), item.contains("top1_agreement") ? format_fixed(100 * item["top1_agreement"].get<double>(), 1) + " %" : "-"});
   }
   return format_table(rows);
 }

@@ -62,5 +62,31 @@ TEST_F(PerplexityOfTiny, TooShortATextIsRefused) {
   EXPECT_THROW(perplexity(model_, ids_.narrow(0, 0, 1), config), Error);
 }
 
+TEST(ReferenceDistributions, AreComparedRowByRowAsFarAsTheyWereKept) {
+  const at::Tensor first = at::randn({7, 11}), second = at::randn({5, 11}), own_first = at::randn({3, 11}), own_rest = at::randn({9, 11});
+  ReferenceDistributions reference(10 * 11 * 4);  // ten rows
+  reference.keep(first);
+  reference.keep(second);
+  reference.keep(second);
+  reference.compare(own_first);
+  reference.compare(own_rest);
+  const at::Tensor p = at::cat({first, second.narrow(0, 0, 3)}).to(at::kDouble).log_softmax(1), q = at::cat({own_first, own_rest}).narrow(0, 0, 10).to(at::kDouble).log_softmax(1);
+  const Divergence divergence = reference.divergence();
+  EXPECT_EQ(divergence.tokens, 10);
+  EXPECT_NEAR(divergence.kl, (p.exp() * (p - q)).sum(1).mean().item<double>(), 1e-6);
+  EXPECT_NEAR(divergence.top1, p.argmax(1).eq(q.argmax(1)).to(at::kDouble).mean().item<double>(), 1e-12);
+}
+
+TEST_F(PerplexityOfTiny, AModelIsAsFarFromItselfAsRounding) {
+  PerplexityConfig config;
+  config.seqlen = 200;
+  ReferenceDistributions reference(std::int64_t{1} << 30);
+  perplexity(model_, ids_, config, [&](const at::Tensor& logits) { reference.keep(logits); });
+  perplexity(model_, ids_, config, [&](const at::Tensor& logits) { reference.compare(logits); });
+  EXPECT_EQ(reference.divergence().tokens, 3 * 199);
+  EXPECT_NEAR(reference.divergence().kl, 0, 1e-9);
+  EXPECT_EQ(reference.divergence().top1, 1);
+}
+
 }  // namespace
 }  // namespace miq::evaluator

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -32,10 +33,36 @@ struct Perplexity {
   double seconds = 0;
 };
 
+/// How far a model's next-token distributions are from another model's, over the same tokens.
+struct Divergence {
+  std::int64_t tokens = 0;
+  double kl = 0;    ///< mean of sum p (log p - log q) in nats, p the reference's
+  double top1 = 0;  ///< share of tokens at which both find the same one likeliest
+};
+
+/// The first distributions that a model gives in a perplexity(), kept to compare another model's with.
+class ReferenceDistributions {
+ public:
+  explicit ReferenceDistributions(std::int64_t most_bytes) : bytes_left_(most_bytes) {}
+  void keep(const at::Tensor& logits_RV);     ///< as many of the rows as there is room for, in float32
+  void compare(const at::Tensor& logits_RV);  ///< with the next of the kept rows, as many as are left
+  Divergence divergence() const;              ///< of what was compared
+
+ private:
+  std::int64_t bytes_left_;
+  std::vector<at::Tensor> kept_;  // log-probabilities
+  size_t part_ = 0;               // the next to compare with
+  std::int64_t row_ = 0;
+  std::int64_t tokens_ = 0, same_ = 0;
+  double kl_sum_ = 0;
+};
+
 /// Scores the token stream ids [N] int64. Windows go through the model layer by layer, several at a
 /// time, so that a model whose blocks are not held is read once.
 /// @throws Error{config} when the stream is shorter than one window.
-Perplexity perplexity(model::LanguageModel& model, const at::Tensor& ids, const PerplexityConfig& config);
+/// `see`: shown the logits of every predicted position, [rows, V] float32, in the order of the text.
+Perplexity perplexity(model::LanguageModel& model, const at::Tensor& ids, const PerplexityConfig& config,
+                      const std::function<void(const at::Tensor& logits_RV)>& see = {});
 
 /// The keys of an element of `evaluation.perplexity`.
 void visit_fields(FieldVisitor& visitor, PerplexityConfig& config);
