@@ -136,6 +136,9 @@ std::vector<Answer> read_windows(const Run& run) {
     config.seqlen = run.task.window;
     config.windows = run.task.max_windows;
     const at::Tensor ids = at::tensor(run.tokenizer.encode(document->requests.at(0).continuation, /*special=*/true), at::kLong);
+    if (ids.size(0) < (run.task.last_partial ? 2 : run.task.window))
+      throw Error(ErrorKind::config, "the text has " + std::to_string(ids.size(0)) + " tokens, not one window of " + std::to_string(run.task.window), "task " + run.task.name,
+                  "take more documents (limit), or a task file with a smaller window");
     const Perplexity found = perplexity(run.model, ids, config);
     Answer answer;
     answer.loglikelihoods = {-std::log(found.value) * static_cast<double>(found.tokens)};

@@ -7,6 +7,7 @@
 
 #include "limits.h"
 #include "miq/core/memory.h"
+#include "miq/model/reordered_weights.h"
 
 namespace miq::evaluator {
 namespace {
@@ -14,6 +15,9 @@ namespace {
 // Fewer rows would be multiplied by other kernels, whose sums differ in the last bit: what is in a batch with a
 // token must not matter.
 constexpr std::int64_t kLeastRows = 8;
+
+// From so many on, another order of the weights costs less than it saves.
+constexpr std::int64_t kManyTokens = 1024;
 
 // Segments that go through a block at once.
 struct Batch {
@@ -69,6 +73,8 @@ class Pass {
     model_.for_each_block([&](model::Block& block) {
       model::TextCache own_cache;
       model::TextCache& cache = options_.caches != nullptr ? (*options_.caches)[static_cast<size_t>(layer)] : own_cache;
+      std::optional<model::ReorderedWeights> reordered;
+      if (tokens_ >= kManyTokens && model_.memory_budget() == 0) reordered.emplace(block);
       const bool last = layer + 1 == model_.architecture().num_layers;
       for (Batch& batch : batches_) {
         batch.hidden_NH = block.forward(std::move(batch.hidden_NH), model_.compute_dtype(), rope, batch.segments, cache, last ? needed(batch) : at::Tensor());

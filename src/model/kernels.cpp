@@ -124,6 +124,12 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight_OI, const at::Te
   return at::linear(x, weight_OI, bias);
 }
 
+bool has_reordered_linear() { return onednn_linear().has_value(); }
+
+at::Tensor reordered_linear(const at::Tensor& x, const at::Tensor& reordered) {
+  return onednn_linear()->call(x, reordered, std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), "");
+}
+
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, at::ScalarType dtype) {
   if (!has_loops(x) || (x.scalar_type() != at::kFloat && x.scalar_type() != dtype)) {
     const at::Tensor wide = x.to(at::kFloat);

@@ -11,6 +11,10 @@ namespace miq::model::kernels {
 /// where LibTorch would take a BLAS (2.3 times slower on AMD); a few rows of x stream the weight once.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight_OI, const at::Tensor& bias_O);
 
+/// linear() without bias by a weight that oneDNN reordered for it (reordered_weights.cpp), where this LibTorch has that.
+bool has_reordered_linear();
+at::Tensor reordered_linear(const at::Tensor& x, const at::Tensor& reordered);
+
 /// x W^T of a few rows of x, of any floating types, summed in float32: the weight is widened as it is read.
 at::Tensor matvec(const at::Tensor& x, const at::Tensor& weight_OI, at::ScalarType dtype);
 /// Whether x is few rows and all is on a CPU.

@@ -1,7 +1,6 @@
 // Log-likelihoods of lm-evaluation-harness 0.4.13 on SmolLM2-135M ($MIQ_SMOLLM2), golden/smollm2.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -13,11 +12,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-
-fs::path smollm2() {
-  if (const char* folder = std::getenv("MIQ_SMOLLM2")) return folder;
-  return "build/smollm2";
-}
 
 std::map<std::string, json> rows_by_id(const fs::path& path) {
   std::map<std::string, json> rows;
@@ -35,15 +29,12 @@ class GoldenScorer : public testing::Test {
  protected:
   void SetUp() override {
     MIQ_REQUIRE_GOLDEN("smollm2/prompts_0shot.jsonl");
-    if (!fs::exists(smollm2() / "config.json")) {
-      if (test::golden_is_required()) FAIL() << "no SmolLM2 in " << smollm2();
-      GTEST_SKIP() << "no SmolLM2 in " << smollm2() << " (set MIQ_SMOLLM2)";
-    }
+    MIQ_REQUIRE_SMOLLM2();
   }
   // id -> log-likelihoods of the choices.
   std::map<std::string, std::vector<double>> scored(at::ScalarType dtype) {
-    auto model = model::LanguageModel::open(smollm2(), "auto", dtype, at::kCPU);
-    const auto tokenizer = dataset::load_tokenizer(smollm2());
+    auto model = model::LanguageModel::open(test::smollm2_dir(), "auto", dtype, at::kCPU);
+    const auto tokenizer = dataset::load_tokenizer(test::smollm2_dir());
     std::vector<std::pair<std::string, std::string>> pairs;
     const auto prompts = rows_by_id(test::golden_dir() / "smollm2" / "prompts_0shot.jsonl");
     for (const auto& [id, row] : prompts)

@@ -2,7 +2,6 @@
 // calibration ids (golden/smollm2/README.md).
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 
 #include "miq/executor/job.h"
 #include "support/golden.h"
@@ -12,25 +11,17 @@ namespace {
 
 namespace fs = std::filesystem;
 
-fs::path smollm2() {
-  if (const char* folder = std::getenv("MIQ_SMOLLM2")) return folder;
-  return "build/smollm2";
-}
-
 class GoldenSmolLm2 : public testing::Test {
  protected:
   void SetUp() override {
     MIQ_REQUIRE_GOLDEN("smollm2/calib_32x512.safetensors");
-    if (!fs::exists(smollm2() / "config.json")) {
-      if (test::golden_is_required()) FAIL() << "no SmolLM2 in " << smollm2();
-      GTEST_SKIP() << "no SmolLM2 in " << smollm2() << " (set MIQ_SMOLLM2)";
-    }
+    MIQ_REQUIRE_SMOLLM2();
   }
 
   // The perplexity of the first five windows of WikiText-2 test after `settings`; mode eval without.
   static double perplexity(const std::vector<std::string>& settings, JobMode mode, const std::string& dtype = "float32") {
     ConfigSource source = ConfigSource::from_text("evaluation: {perplexity: [{corpus: wikitext2, split: test, windows: 5}], baseline: false}", "test");
-    source.set("model.path=" + smollm2().string());
+    source.set("model.path=" + test::smollm2_dir().string());
     source.set("model.dtype=" + dtype);
     source.set("data_dir=" + (test::golden_dir() / ".." / "data").string());
     source.set("calibration.ids=" + (test::golden_dir() / "smollm2" / "calib_32x512.safetensors").string());

@@ -181,20 +181,12 @@ TEST(GoldenStories, PublishedTextFromBos) {
   EXPECT_EQ(text, expected);
 }
 
-fs::path smollm2() {
-  if (const char* folder = std::getenv("MIQ_SMOLLM2")) return folder;
-  return fs::path(MIQ_SOURCE_DIR) / "build/smollm2";
-}
-
-#define MIQ_REQUIRE_SMOLLM2() \
-  if (!fs::exists(smollm2() / "config.json")) GTEST_SKIP() << "no weights in " << smollm2() << " (set MIQ_SMOLLM2)"
-
 TEST(GoldenSmol, ReferenceOfARealModel) {
   MIQ_REQUIRE_GOLDEN("models/smollm2-135m");
   MIQ_REQUIRE_SMOLLM2();
   const SafetensorsFile golden = SafetensorsFile::open(models_dir() / kSmol / "reference.safetensors");
   const at::Tensor ids = golden.tensor("ids");
-  LanguageModel model = open_model(smollm2());
+  LanguageModel model = open_model(miq::test::smollm2_dir());
   const auto states = hidden_states(model, ids);
   for (const size_t l : {0, 10, 20, 29})
     EXPECT_LT(miq::test::relative_difference(states.at(l), golden.tensor("hidden." + std::to_string(l))), kTolerance)
@@ -215,7 +207,7 @@ TEST(GoldenSmol, LogitsOfAWindow) {
   const SafetensorsFile golden = SafetensorsFile::open(miq::test::golden_dir() / "smollm2/logits_512.safetensors");
   const at::Tensor ids = golden.tensor("ids").unsqueeze(0);
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
-    LanguageModel model = open_model(smollm2(), dtype);
+    LanguageModel model = open_model(miq::test::smollm2_dir(), dtype);
     const at::Tensor logits = model.logits(hidden_states(model, ids).back());
     const at::Tensor log_p = -next_token_nll(logits, ids)[0];
     if (dtype == at::kFloat) {

@@ -3,6 +3,7 @@
 
 #include "miq/core/device.h"
 #include "miq/core/random.h"
+#include "miq/model/reordered_weights.h"
 #include "support.h"
 #include "support/tiny_models.h"
 
@@ -36,7 +37,7 @@ std::vector<std::int64_t> whole_text(const std::vector<Node>& nodes, size_t inde
 
 // Hidden states behind the last block of each node's own tokens, `batch` segments at a time; nodes of more than
 // `cut` tokens go in parts.
-std::vector<at::Tensor> run_tree(LanguageModel& model, const std::vector<Node>& nodes, size_t batch, std::int64_t cut) {
+std::vector<at::Tensor> run_tree(LanguageModel& model, const std::vector<Node>& nodes, size_t batch, std::int64_t cut, bool reorder = false) {
   std::vector<Segment> segments;
   std::vector<at::Tensor> inputs;
   for (size_t n = 0; n < nodes.size(); ++n)
@@ -48,6 +49,8 @@ std::vector<at::Tensor> run_tree(LanguageModel& model, const std::vector<Node>& 
   const RopeTable& rope = model.rope(512);
   model.for_each_block([&](Block& block) {
     TextCache cache;
+    std::optional<ReorderedWeights> reordered;
+    if (reorder) reordered.emplace(block);
     for (size_t s = 0; s < segments.size(); s += batch) {
       const size_t end = std::min(segments.size(), s + batch);
       std::vector<at::Tensor> rows(inputs.begin() + static_cast<std::ptrdiff_t>(s), inputs.begin() + static_cast<std::ptrdiff_t>(end));
@@ -90,7 +93,8 @@ TEST_P(TextCacheOfEveryFamily, TextsInOneRowAreAsAlone) {
   const std::vector<Node> nodes = tree(7, {{-1, 100}, {0, 28}, {1, 5}, {0, 40}, {3, 130}, {-1, 1}, {5, 9}, {0, 1}, {4, 3}, {1, 1}});
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
     LanguageModel model = open_model(folder.path(), dtype);
-    const std::vector<at::Tensor> whole = run_tree(model, nodes, 100, 1000), single = run_tree(model, nodes, 1, 1000), cut = run_tree(model, nodes, 3, 37);
+    const std::vector<at::Tensor> whole = run_tree(model, nodes, 100, 1000), single = run_tree(model, nodes, 1, 1000), cut = run_tree(model, nodes, 3, 37),
+                                  reordered = run_tree(model, nodes, 100, 1000, /*reorder=*/true);
     for (size_t n = 0; n < nodes.size(); ++n) {
       const std::vector<std::int64_t> ids = whole_text(nodes, n);
       const at::Tensor expected = hidden_states(model, at::tensor(ids, at::kLong).unsqueeze(0)).back()[0].slice(0, static_cast<std::int64_t>(ids.size() - nodes[n].ids.size()));
@@ -100,6 +104,7 @@ TEST_P(TextCacheOfEveryFamily, TextsInOneRowAreAsAlone) {
       if (!routed && has_tiles(dtype)) {
         EXPECT_TRUE(at::equal(whole[n], single[n])) << "text " << n << " alone, " << c10::toString(dtype);
         EXPECT_TRUE(at::equal(whole[n], cut[n])) << "text " << n << " in parts, " << c10::toString(dtype);
+        EXPECT_TRUE(at::equal(whole[n], reordered[n])) << "text " << n << " by reordered weights, " << c10::toString(dtype);
       }
     }
   }

@@ -11,6 +11,11 @@ std::filesystem::path golden_dir() {
   return std::filesystem::path(MIQ_SOURCE_DIR) / ".." / "shared" / "golden";
 }
 
+std::filesystem::path smollm2_dir() {
+  if (const char* folder = std::getenv("MIQ_SMOLLM2")) return folder;
+  return std::filesystem::path(MIQ_SOURCE_DIR) / "build/smollm2";
+}
+
 bool golden_is_required() { return std::getenv("MIQ_REQUIRE_GOLDEN") != nullptr; }
 
 double relative_difference(const at::Tensor& a, const at::Tensor& b) {

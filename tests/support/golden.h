@@ -23,6 +23,16 @@ bool golden_is_required();
     GTEST_SKIP() << "no golden cases: " << (miq::test::golden_dir() / (sub)) << " (set MIQ_GOLDEN_DIR)"; \
   }
 
+/// The real small model that some golden cases were made with: $MIQ_SMOLLM2, else build/smollm2.
+std::filesystem::path smollm2_dir();
+
+/// The same for the model.
+#define MIQ_REQUIRE_SMOLLM2()                                                                        \
+  if (!std::filesystem::exists(miq::test::smollm2_dir() / "config.json")) {                          \
+    if (miq::test::golden_is_required()) FAIL() << "no SmolLM2 in " << miq::test::smollm2_dir();     \
+    GTEST_SKIP() << "no SmolLM2 in " << miq::test::smollm2_dir() << " (set MIQ_SMOLLM2)";            \
+  }
+
 /// max |a - b| over max |b|, in float64.
 double relative_difference(const at::Tensor& a, const at::Tensor& b);
 
