@@ -1,5 +1,6 @@
 #include "task_data.h"
 
+#include <mutex>
 #include <set>
 
 #include "jsonl.h"
@@ -172,7 +173,12 @@ std::vector<ChosenSubject> choose_subjects(const Task& task, const std::string& 
     throw Error(ErrorKind::io, "no subject of " + task.name + " has the split '" + needed + "' on disk", in_place(task, folder.string(), "data.eval"),
                 (there.empty() ? "" : "there are: " + there + "; ") + how_to_get(task));
   }
-  if (!missing.empty()) log_warning(task.name + ": subjects that are not on disk are left out: " + missing);
+  // A job reads its documents more than once; this is told once.
+  static std::set<std::string> told;
+  static std::mutex guard;
+  const std::string warning = task.name + ": subjects that are not on disk are left out: " + missing;
+  const std::scoped_lock lock(guard);
+  if (!missing.empty() && told.insert(warning).second) log_warning(warning);
   return found;
 }
 

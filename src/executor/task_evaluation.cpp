@@ -3,7 +3,6 @@
 
 #include <chrono>
 #include <map>
-#include <set>
 #include <tuple>
 
 #include "miq/core/error.h"
@@ -35,11 +34,17 @@ auto question_key(const std::string& name, const PlannedTask& planned) {
   return std::make_tuple(name, planned.shots, o.limit, o.subjects, o.split, shots ? o.fewshot_split : "", shots ? o.fewshot_set : "", shots && o.seed != planned.task.seed ? o.seed : -1);
 }
 
-// A name that no other task's records have: with the shots where they differ, else with a number.
-std::string free_name(const std::string& base, std::int64_t shots, const std::set<std::string>& taken) {
-  if (taken.count(base) == 0) return base;
-  std::string name = base + "." + std::to_string(shots) + "shot";
-  for (int twin = 2; taken.count(name) > 0; ++twin) name = base + "." + std::to_string(twin);
+// A name that no other task's records have: the task's, with its shots or its subjects where they tell it from the first of that name, or a number.
+std::string free_name(const std::string& base, const PlannedTask& planned, const std::vector<PlannedTask>& others) {
+  const auto owner = [&](const std::string& name) { return std::find_if(others.begin(), others.end(), [&](const PlannedTask& other) { return other.records == name; }); };
+  const auto first = owner(base);
+  if (first == others.end()) return base;
+  const std::string selection = selection_of(planned);
+  const bool plain = selection.size() <= 40 && std::all_of(selection.begin(), selection.end(), [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '-'; });
+  std::string name = base;
+  if (planned.shots != first->shots) name += "." + std::to_string(planned.shots) + "shot";
+  else if (plain && !selection.empty() && selection != selection_of(*first)) name += "." + selection;
+  for (int twin = 2; owner(name) != others.end(); ++twin) name = base + "." + std::to_string(twin);
   return name;
 }
 
@@ -97,7 +102,6 @@ std::string selection_of(const PlannedTask& planned) { return planned.options.su
 std::vector<PlannedTask> plan_tasks(const EvaluationConfig& config, const fs::path& data_dir) {
   std::vector<PlannedTask> planned;
   std::vector<decltype(question_key("", PlannedTask()))> questions;
-  std::set<std::string> names;
   for (const TaskItem& item : config.tasks)
     for (const std::string& name : dataset::expand_tasks(item.task)) {
       PlannedTask one;
@@ -113,8 +117,7 @@ std::vector<PlannedTask> plan_tasks(const EvaluationConfig& config, const fs::pa
         repeated = repeated || planned[t].options.shots == one.options.shots;
       }
       if (repeated) continue;
-      one.records = one.twin ? planned[*one.twin].records : free_name(file_name(name), one.shots, names);
-      names.insert(one.records);
+      one.records = one.twin ? planned[*one.twin].records : free_name(file_name(name), one, planned);
       if (!one.twin) {
         const std::vector<dataset::TaskSubject> subjects = load_documents(one.task, one.options, data_dir);
         if (!config.against.empty()) check_same_documents(one, subjects, read_outcomes({one}, config.against)[0].records, config.against);

@@ -108,8 +108,8 @@ std::string shown(const Json& value) { return value.is_number() ? format_fixed(v
 // them the task as a whole.
 std::string division_table(const Json& task, const char* list, const char* key) {
   Json parts = task[list];
-  parts.push_back({{key, "all"}, {"documents", task["documents"]}, {"metrics", task["metrics"]}});
-  if (task.contains("macro")) parts.back()["macro"] = task["macro"];
+  if (parts.size() > 1) parts.push_back({{key, "all"}, {"documents", task["documents"]}, {"metrics", task["metrics"]}});
+  if (parts.size() > 1 && task.contains("macro")) parts.back()["macro"] = task["macro"];
   std::vector<std::vector<std::string>> rows = {{key, "documents"}};
   const bool averaged = parts.front().contains("macro");
   bool compared = false;
@@ -221,7 +221,8 @@ struct Mean {
   }
 };
 
-// Means over the sets of each category, and over all sets with a category; for each number of shots that was asked for.
+// Means over the sets of each category, and over all sets with a category; for each number of shots that was asked for. Of scores that are
+// better the higher they are: with others a mean would say nothing.
 Json tell_categories(const std::vector<PlannedTask>& tasks, const std::vector<std::vector<size_t>>& sets, const std::vector<const Json*>& told) {
   std::vector<std::int64_t> asked;
   for (const PlannedTask& planned : tasks)
@@ -233,7 +234,7 @@ Json tell_categories(const std::vector<PlannedTask>& tasks, const std::vector<st
     for (size_t s = 0; s < sets.size(); ++s) {
       const PlannedTask& first = tasks[sets[s].front()];
       const Json& metric = *(*told[s])["metrics"].begin();
-      if (first.options.shots != shots || first.task.category.empty() || !metric["value"].is_number()) continue;
+      if (first.options.shots != shots || first.task.category.empty() || !metric["value"].is_number() || metric["better"] != "higher") continue;
       auto found = std::find_if(means.begin(), means.end(), [&](const auto& mean) { return mean.first == first.task.category; });
       if (found == means.end()) found = means.insert(means.end(), {first.task.category, {}});
       found->second.add(metric);

@@ -174,6 +174,12 @@ TEST_F(TaskJob, SubjectsAndCategoriesHaveTables) {
   EXPECT_THAT(read_file(path("out/tasks/exam.subjects.txt")), AllOf(HasSubstr("subject"), HasSubstr("acc_norm"), HasSubstr("\na "), HasSubstr("\nall")));
   EXPECT_THAT(read_file(path("out/tasks/exam.categories.txt")), AllOf(HasSubstr("over subjects"), HasSubstr("North"), HasSubstr("South"), HasSubstr("\nall")));
   EXPECT_THAT(files_in(path("out/tasks")), UnorderedElementsAre("exam.jsonl", "exam.subjects.txt", "exam.categories.txt"));
+  // The same task on other subjects has other records.
+  const Json twice = evaluate({"exam.yaml, subjects: North", "exam.yaml, subjects: South", "exam.yaml, subjects: 'a, c'"}, "twice");
+  EXPECT_EQ(twice["tasks"][0]["records"], "tasks/exam.jsonl");
+  EXPECT_EQ(twice["tasks"][1]["records"], "tasks/exam.South.jsonl");
+  EXPECT_EQ(twice["tasks"][2]["records"], "tasks/exam.2.jsonl");
+  EXPECT_EQ(lines("twice/tasks/exam.South.jsonl").size(), 4u);
   // A choice of subjects is told, and counted alone.
   const Json south = evaluate({"exam.yaml, subjects: South"});
   EXPECT_EQ(south["tasks"][0]["selection"], "South");
@@ -268,7 +274,7 @@ TEST_F(TaskJob, SuitesExpandAndShotsHaveTheirOwnRecords) {
   const Json results = evaluate({"suite.yaml, shots: 0, limit: 2", "suite.yaml, shots: 1, limit: 2", "quiz.yaml, shots: 0, limit: 2", "quiz.yaml, limit: 3"}, "out", "");
   std::vector<std::string> told;
   for (const Json& task : results["tasks"]) told.push_back(task["task"].get<std::string>() + " " + std::to_string(task["shots"].get<int>()) + " " + task["records"].get<std::string>());
-  EXPECT_THAT(told, ElementsAre("quiz 0 tasks/quiz.jsonl", "exam 0 tasks/exam.jsonl", "quiz 1 tasks/quiz.1shot.jsonl", "exam 1 tasks/exam.1shot.jsonl", "quiz 0 tasks/quiz.0shot.jsonl"));
+  EXPECT_THAT(told, ElementsAre("quiz 0 tasks/quiz.jsonl", "exam 0 tasks/exam.jsonl", "quiz 1 tasks/quiz.1shot.jsonl", "exam 1 tasks/exam.1shot.jsonl", "quiz 0 tasks/quiz.2.jsonl"));
   EXPECT_NE(read_file(path("out/tasks/quiz.jsonl")), read_file(path("out/tasks/quiz.1shot.jsonl")));
 }
 

@@ -40,7 +40,7 @@ std::vector<at::Tensor> calibration_samples(const CalibrationConfig& config, con
 bool is_task_calibration(const std::string& dataset);
 
 /// The samples of tasks as text. config.dataset: tasks or suites, separated by commas, each with its own number if wanted
-/// ("boss/QuestionAnswering/advqa=64, mmlu/law"); a path that ends in .yaml. `samples` documents of a task without subjects or of the
+/// ("boss/QuestionAnswering/advqa=64, mmlu/anatomy"); a path that ends in .yaml. `samples` documents of a task without subjects or of the
 /// subject that the name carries, else per_subject of each subject. @throws Error{io, config}
 std::vector<std::string> task_samples(const CalibrationConfig& config, const std::filesystem::path& data_dir);
 
