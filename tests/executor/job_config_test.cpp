@@ -141,7 +141,7 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"pipeline: {memory: lots}", ErrorKind::config, "pipeline.memory", "4GiB"},
         Mistake{"pipeline: {offload: tape}", ErrorKind::config, "pipeline.offload", "known: none, cpu, disk"},
         Mistake{"export: {format: ggfu}", ErrorKind::config, "export.format", "dequantized"},
-        Mistake{"evaluation: {tasks: [{task: hellaswag}]}", ErrorKind::unsupported, "evaluation.tasks", "tasks"},
+        Mistake{"evaluation: {tasks: [{task: helaswag}]}", ErrorKind::config, "", "hellaswag"},
         Mistake{"evaluation: {perplexity: [wikitext2]}", ErrorKind::config, "evaluation.perplexity.0", "keys with values"},
         Mistake{"sweep: {bits: [2, 3]}", ErrorKind::unsupported, "sweep", "sweeps"},
         Mistake{"a: [1, 2", ErrorKind::config, "test.yaml:", "not valid YAML"},
