@@ -313,9 +313,10 @@ TEST_F(TaskJob, TasksOfAGroupAreOneSet) {
 
 TEST_F(TaskJob, TheBatchDoesNotMatter) {
   const std::vector<std::string> items = {"quiz.yaml, shots: 2", "fill.yaml", "letters.yaml", "sums.yaml", "rolling.yaml", "windows.yaml"};
-  const Json usual = evaluate(items, "usual");
-  for (const char* tokens : {"8", "100"}) {
-    const Json other = evaluate(items, "other", std::string(", batch_tokens: ") + tokens);
+  const auto run = [&](const std::string& output, const std::string& tokens) { return run_job(config(items, output, ", batch_tokens: " + tokens), JobMode::run); };
+  const Json usual = run("usual", "0");  // of the quantized model, whose kernels differ more
+  for (const char* tokens : {"1", "8", "100"}) {
+    const Json other = run("other", tokens);
     for (size_t t = 0; t < items.size(); ++t) {
       const std::string records = usual["tasks"][t]["records"];
       SCOPED_TRACE(records);
@@ -326,7 +327,7 @@ TEST_F(TaskJob, TheBatchDoesNotMatter) {
       for (size_t d = 0; d < a.size(); ++d) {
         EXPECT_EQ(a[d]["prediction"], b[d]["prediction"]);
         for (size_t i = 0; a[d].contains("loglikelihoods") && i < a[d]["loglikelihoods"].size(); ++i)
-          EXPECT_NEAR(a[d]["loglikelihoods"][i].get<double>(), b[d]["loglikelihoods"][i].get<double>(), 2e-4);
+          EXPECT_NEAR(a[d]["loglikelihoods"][i].get<double>(), b[d]["loglikelihoods"][i].get<double>(), 1e-5);
       }
     }
   }
