@@ -76,6 +76,14 @@ std::string perplexity_table(const Json& list) {
   return format_table(rows);
 }
 
+// A probability; what four decimals would make 0 with its magnitude.
+std::string chance_of_luck(const Json& p) {
+  if (!p.is_number() || p.get<double>() >= 0.0001) return shown(p, 4);
+  char text[16];
+  std::snprintf(text, sizeof text, "%.0e", p.get<double>());
+  return text;
+}
+
 // The interval's half width would mislead where it is not symmetric: both ends.
 std::string interval(const Json& metric) {
   const Json ends = metric.value("ci95", Json());
@@ -114,8 +122,8 @@ std::string task_table(const Json& tasks, const Json& groups) {
       if (!compared) continue;
       const double value = number(metric["value"]), baseline = number(metric["baseline"]);
       const bool both = std::isfinite(value) && std::isfinite(baseline);
-      rows.back().insert(rows.back().end(), {shown(metric["baseline"], 4), both ? (value >= baseline ? "+" : "") + format_fixed(value - baseline, 4) : "-", shown(metric["p_value"], 4)});
-      if (several) rows.back().push_back(metric.contains("p_value_holm") ? shown(metric["p_value_holm"], 4) : "");
+      rows.back().insert(rows.back().end(), {shown(metric["baseline"], 4), both ? (value >= baseline ? "+" : "") + format_fixed(value - baseline, 4) : "-", chance_of_luck(metric["p_value"])});
+      if (several) rows.back().push_back(metric.contains("p_value_holm") ? chance_of_luck(metric["p_value_holm"]) : "");
       rows.back().insert(rows.back().end(), {count("flips"), of_task("agreement", 100, 1, " %"), of_task("kl_divergence", 1, 4, "")});
     }
   return format_table(rows);

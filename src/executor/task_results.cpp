@@ -221,7 +221,8 @@ struct Mean {
   }
 };
 
-// Means over the sets of each category, and over all sets with a category; for each number of shots that was asked for.
+// Means over the sets of each category, and over all sets with a category; for each number of shots that was asked for. Of scores that are
+// better the higher they are: with others a mean would say nothing.
 Json tell_categories(const std::vector<PlannedTask>& tasks, const std::vector<std::vector<size_t>>& sets, const std::vector<const Json*>& told) {
   std::vector<std::int64_t> asked;
   for (const PlannedTask& planned : tasks)
@@ -233,7 +234,7 @@ Json tell_categories(const std::vector<PlannedTask>& tasks, const std::vector<st
     for (size_t s = 0; s < sets.size(); ++s) {
       const PlannedTask& first = tasks[sets[s].front()];
       const Json& metric = *(*told[s])["metrics"].begin();
-      if (first.options.shots != shots || first.task.category.empty() || !metric["value"].is_number()) continue;
+      if (first.options.shots != shots || first.task.category.empty() || !metric["value"].is_number() || metric["better"] != "higher") continue;
       auto found = std::find_if(means.begin(), means.end(), [&](const auto& mean) { return mean.first == first.task.category; });
       if (found == means.end()) found = means.insert(means.end(), {first.task.category, {}});
       found->second.add(metric);
