@@ -13,24 +13,38 @@ namespace {
 
 using Ids = std::vector<std::int64_t>;
 
-// What stands before a text that has no context.
+// What stands before a text that has no context: BOS, or EOS where there is none.
+std::optional<std::int64_t> find_prefix(const dataset::Tokenizer& tokenizer) {
+  const std::optional<std::int64_t> bos = tokenizer.bos_id();
+  return bos ? bos : tokenizer.eos_id();
+}
+
 std::int64_t prefix_token(const dataset::Tokenizer& tokenizer) {
-  if (const auto bos = tokenizer.bos_id()) return *bos;
-  if (const auto eos = tokenizer.eos_id()) return *eos;
+  if (const auto prefix = find_prefix(tokenizer)) return *prefix;
   throw Error(ErrorKind::unsupported, "a text without a context needs a token before it, and the tokenizer has neither BOS nor EOS");
 }
 
 // The last max_length + 1 tokens, of which the last `scored` count.
 ScoreRequest cut_left(Ids tokens, std::int64_t scored, std::int64_t max_length) {
-  if (const auto length = static_cast<std::int64_t>(tokens.size()); length > max_length + 1) tokens.erase(tokens.begin(), tokens.end() - (max_length + 1));
-  scored = std::min(scored, static_cast<std::int64_t>(tokens.size()) - 1);
-  return {std::move(tokens), std::max<std::int64_t>(scored, 0)};
+  const std::int64_t left_out = std::max<std::int64_t>(0, static_cast<std::int64_t>(tokens.size()) - (max_length + 1));
+  tokens.erase(tokens.begin(), tokens.begin() + left_out);
+  const std::int64_t room = static_cast<std::int64_t>(tokens.size()) - 1;
+  return {std::move(tokens), std::clamp<std::int64_t>(scored, 0, std::max<std::int64_t>(room, 0)), left_out, scored <= room};
+}
+
+// A continuation behind nothing; it may bring its first token itself.
+ScoreRequest behind_prefix(const dataset::Tokenizer& tokenizer, Ids tokens, std::int64_t max_length) {
+  const std::int64_t prefix = prefix_token(tokenizer);
+  if (tokens.empty() || tokens.front() != prefix) tokens.insert(tokens.begin(), prefix);
+  const auto scored = static_cast<std::int64_t>(tokens.size()) - 1;
+  return cut_left(std::move(tokens), scored, max_length);
 }
 
 // `context_ids`: of the context without the whitespace at its end, which is `moved`.
 ScoreRequest encode_behind(const dataset::Tokenizer& tokenizer, std::string_view stem, const Ids& context_ids, std::string_view moved, const std::string& continuation,
                            std::int64_t max_length) {
-  const Ids whole = encode_context(tokenizer, std::string(stem) + std::string(moved) + continuation);
+  Ids whole = encode_context(tokenizer, std::string(stem) + std::string(moved) + continuation);
+  if (context_ids.empty()) return behind_prefix(tokenizer, std::move(whole), max_length);
   const auto cut = static_cast<std::ptrdiff_t>(std::min(context_ids.size(), whole.size()));
   Ids tokens = context_ids;
   tokens.insert(tokens.end(), whole.begin() + cut, whole.end());
@@ -38,19 +52,15 @@ ScoreRequest encode_behind(const dataset::Tokenizer& tokenizer, std::string_view
 }
 
 ScoreRequest encode_alone(const dataset::Tokenizer& tokenizer, const std::string& continuation, std::int64_t max_length) {
-  Ids tokens = tokenizer.encode(continuation, /*special=*/false);
-  const std::int64_t prefix = prefix_token(tokenizer);
-  if (tokens.empty() || tokens.front() != prefix) tokens.insert(tokens.begin(), prefix);
-  const auto scored = static_cast<std::int64_t>(tokens.size()) - 1;
-  return cut_left(std::move(tokens), scored, max_length);
+  return behind_prefix(tokenizer, tokenizer.encode(continuation, /*special=*/false), max_length);
 }
 
 }  // namespace
 
 Ids encode_context(const dataset::Tokenizer& tokenizer, const std::string& text) {
   bool special = true;
-  if (const auto bos = tokenizer.bos_id()) {
-    const std::string own = tokenizer.decode({*bos}, /*skip_special=*/false);
+  if (const auto prefix = find_prefix(tokenizer)) {
+    const std::string own = tokenizer.decode({*prefix}, /*skip_special=*/false);
     special = own.empty() || text.compare(0, own.size(), own) != 0;
   }
   return tokenizer.encode(text, special);
@@ -99,7 +109,7 @@ std::vector<ScoreRequest> encode_rolling(const dataset::Tokenizer& tokenizer, co
   const Ids tokens = encode_context(tokenizer, text);
   const auto length = static_cast<std::int64_t>(tokens.size());
   std::vector<ScoreRequest> windows;
-  if (length == 0 || text.empty()) return windows;
+  if (length == 0) return windows;
   const std::int64_t first = std::min(max_length, length);
   Ids window = {prefix_token(tokenizer)};
   window.insert(window.end(), tokens.begin(), tokens.begin() + first);

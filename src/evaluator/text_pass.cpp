@@ -19,7 +19,7 @@ constexpr std::int64_t kLeastRows = 16;
 // A step of generation has one row for each text: there the kernels of few rows are what makes it fast.
 constexpr std::int64_t kLeastRowsOfStep = 8;
 
-// From so many on, another order of the weights costs less than it saves.
+// From so many on, another order of the weights costs less than it saves, and so does memory that is kept.
 constexpr std::int64_t kManyTokens = 1024;
 
 // Segments that go through a block at once.
@@ -165,7 +165,7 @@ void run_texts(model::LanguageModel& model, const std::vector<std::vector<std::i
   std::int64_t all_tokens = 0;
   for (const TextNode& node : tree.nodes) all_tokens += node.end - node.begin;
   std::optional<RetainedMemory> retained;
-  if (model.memory_budget() == 0) retained.emplace();
+  if (all_tokens >= kManyTokens && model.memory_budget() == 0) retained.emplace();
   std::optional<Progress> progress;
   if (!options.label.empty()) progress.emplace(options.label, all_tokens, "token");
   for (size_t n = 0; n < tree.nodes.size();) {

@@ -17,6 +17,8 @@ namespace miq::evaluator {
 struct ScoreRequest {
   std::vector<std::int64_t> tokens;
   std::int64_t scored = 0;
+  std::int64_t left_out = 0;  ///< tokens on the left that the model has no room for
+  bool whole = true;          ///< none of them belongs to the continuation
 };
 
 struct TokenScore {
@@ -60,17 +62,18 @@ std::vector<std::vector<std::int64_t>> generate_greedily(model::LanguageModel& m
 
 /// Tokens of a context and its continuation as lm-evaluation-harness makes them (0.4.13, TemplateLM._encode_pair): whitespace at the
 /// context's end goes to the continuation; both are encoded as one text and cut at the context's number of tokens; an empty context is
-/// the BOS token (EOS where there is none). Cut on the left to `max_length` + 1 tokens, of which the last only is predicted.
+/// the BOS token (EOS where there is none), as is one of whitespace alone that has no token. Cut on the left to `max_length` + 1 tokens, of which the last
+/// only is predicted. `scored` is 0 where the continuation adds no token to its context, which the harness refuses.
 ScoreRequest encode_pair(const dataset::Tokenizer& tokenizer, const std::string& context, const std::string& continuation, std::int64_t max_length);
 
 /// encode_pair of each (context, continuation), on all threads.
 std::vector<ScoreRequest> encode_pairs(const dataset::Tokenizer& tokenizer, const std::vector<std::pair<std::string, std::string>>& pairs, std::int64_t max_length);
 
 /// The windows of a whole text (0.4.13, loglikelihood_rolling): every token is scored once, with at least one token before it. Sum their
-/// scores. None for an empty text.
+/// scores. None for a text without a token; the BOS that a tokenizer adds is one, and is scored too.
 std::vector<ScoreRequest> encode_rolling(const dataset::Tokenizer& tokenizer, const std::string& text, std::int64_t max_length);
 
-/// tokenizer.encode with its BOS, unless the text begins with the BOS token's own text.
+/// tokenizer.encode with its BOS, unless the text begins with the BOS token's own text (EOS where there is none).
 std::vector<std::int64_t> encode_context(const dataset::Tokenizer& tokenizer, const std::string& text);
 
 }  // namespace miq::evaluator
