@@ -44,7 +44,8 @@ bool alike(const std::vector<Units>& strata) {
   return std::all_of(strata.begin(), strata.end(), [&](const Units& units) { return units.count() == strata[0].count(); });
 }
 
-void compare_predictions(const std::vector<Record>& a, const std::vector<Record>& b, Comparison& result) {
+AnswerChange change_of(const std::vector<Record>& a, const std::vector<Record>& b) {
+  AnswerChange result;
   std::int64_t comparable = 0, same = 0, distributions = 0;
   double divergence = 0;
   for (size_t i = 0; i < a.size(); ++i) {
@@ -62,6 +63,7 @@ void compare_predictions(const std::vector<Record>& a, const std::vector<Record>
     result.agreement = static_cast<double>(same) / static_cast<double>(comparable);
   }
   if (distributions > 0) result.divergence = divergence / static_cast<double>(distributions);
+  return result;
 }
 
 // The documents' values where units are documents and the score is their mean.
@@ -137,9 +139,14 @@ Comparison compare(const std::vector<Record>& a, const std::vector<Record>& b, c
     result.standard_error = error_of_difference(before.strata, after.strata);
     compare_rights(before.strata, after.strata, result);
   }
-  compare_predictions(a, other, result);
+  const AnswerChange change = change_of(a, other);
+  result.changed = change.changed;
+  result.agreement = change.agreement;
+  result.divergence = change.divergence;
   return result;
 }
+
+AnswerChange compare_answers(const std::vector<Record>& a, const std::vector<Record>& b) { return change_of(a, paired(a, b)); }
 
 nlohmann::ordered_json to_json(const Comparison& comparison) {
   const auto number = [](double value) { return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr); };

@@ -14,14 +14,6 @@ namespace {
 
 using dataset::Shape;
 
-// What makes the document this one, whatever is shown before it: two runs are compared over the same documents.
-std::string digest_of(const dataset::TaskDocument& document) {
-  nlohmann::json key = {{"choices", document.choices}, {"gold", document.gold}, {"references", document.references}, {"fields", document.fields}};
-  if (document.fields.is_null())
-    for (const dataset::TaskRequest& request : document.requests) key["requests"].push_back({request.context, request.continuation});
-  return sha256(key.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)).substr(0, 16);
-}
-
 std::vector<std::string> option_texts(const dataset::TaskDocument& document) {
   std::vector<std::string> texts;
   for (const std::string& choice : document.choices) {
@@ -94,13 +86,20 @@ MetricValue figure(const MetricRow& row, const std::string& name, const std::vec
 
 }  // namespace
 
+std::string document_digest(const dataset::TaskDocument& document) {
+  nlohmann::json key = {{"choices", document.choices}, {"gold", document.gold}, {"references", document.references}, {"fields", document.fields}};
+  if (document.fields.is_null())
+    for (const dataset::TaskRequest& request : document.requests) key["requests"].push_back({request.context, request.continuation});
+  return sha256(key.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)).substr(0, 16);
+}
+
 Record score_document(const dataset::Task& task, const dataset::TaskSubject& subject, const dataset::TaskDocument& document, const Answer& answer) {
   check_answer(task, document, answer);
   Record record;
   record.subject = subject.name;
   record.category = subject.category;
   record.document = document.index;
-  record.digest = digest_of(document);
+  record.digest = document_digest(document);
   record.group = document.group;
   record.gold = document.gold;
   record.references = document.references;

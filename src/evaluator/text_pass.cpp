@@ -12,11 +12,14 @@
 namespace miq::evaluator {
 namespace {
 
-// Fewer rows would be multiplied by other kernels, whose sums differ in the last bit: what is in a batch with a
-// token must not matter.
-constexpr std::int64_t kLeastRows = 8;
+// Fewer rows would be multiplied by other kernels, whose sums differ in the last bit, and up to 8 with packed codes as they
+// lie, whose sums differ by more: what is in a batch with a token must not matter.
+constexpr std::int64_t kLeastRows = 16;
 
-// From so many on, another order of the weights costs less than it saves.
+// A step of generation has one row for each text: there the kernels of few rows are what makes it fast.
+constexpr std::int64_t kLeastRowsOfStep = 8;
+
+// From so many on, another order of the weights costs less than it saves, and so does memory that is kept.
 constexpr std::int64_t kManyTokens = 1024;
 
 // Segments that go through a block at once.
@@ -28,15 +31,15 @@ struct Batch {
   at::Tensor hidden_NH;                // behind the last block: of the wanted rows alone
 };
 
-at::Tensor embed(const model::LanguageModel& model, std::vector<std::int64_t> ids) {
-  ids.resize(std::max(ids.size(), static_cast<size_t>(kLeastRows)), 0);
+at::Tensor embed(const model::LanguageModel& model, std::vector<std::int64_t> ids, std::int64_t least_rows) {
+  ids.resize(std::max(ids.size(), static_cast<size_t>(least_rows)), 0);
   return model.embed(at::tensor(ids, at::kLong).unsqueeze(0)).squeeze(0);
 }
 
-at::Tensor logits_of(const model::LanguageModel& model, const at::Tensor& hidden_RH) {
+at::Tensor logits_of(const model::LanguageModel& model, const at::Tensor& hidden_RH, std::int64_t least_rows) {
   const std::int64_t rows = hidden_RH.size(0);
-  if (rows >= kLeastRows) return model.logits(hidden_RH);
-  return model.logits(at::cat({hidden_RH, hidden_RH.new_zeros({kLeastRows - rows, hidden_RH.size(1)})})).narrow(0, 0, rows);
+  if (rows >= least_rows) return model.logits(hidden_RH);
+  return model.logits(at::cat({hidden_RH, hidden_RH.new_zeros({least_rows - rows, hidden_RH.size(1)})})).narrow(0, 0, rows);
 }
 
 class Pass {
@@ -67,7 +70,7 @@ class Pass {
   void run(const std::vector<WantedRow>& wanted, const std::vector<size_t>& own, const SeeLogits& see, Progress* progress) {
     find_finished();
     find_rows(wanted, own);
-    for (Batch& batch : batches_) batch.hidden_NH = embed(model_, batch.ids);
+    for (Batch& batch : batches_) batch.hidden_NH = embed(model_, batch.ids, kLeastRows);
     const model::RopeTable& rope = model_.rope(longest_);
     std::int64_t layer = 0;
     model_.for_each_block([&](model::Block& block) {
@@ -138,7 +141,7 @@ class Pass {
         const auto& known = batches_[batch].rows;
         rows.push_back(batches_[batch].hidden_NH[std::lower_bound(known.begin(), known.end(), row) - known.begin()]);
       }
-      see(part, logits_of(model_, at::stack(rows)));
+      see(part, logits_of(model_, at::stack(rows), kLeastRows));
     }
   }
 
@@ -162,7 +165,7 @@ void run_texts(model::LanguageModel& model, const std::vector<std::vector<std::i
   std::int64_t all_tokens = 0;
   for (const TextNode& node : tree.nodes) all_tokens += node.end - node.begin;
   std::optional<RetainedMemory> retained;
-  if (model.memory_budget() == 0) retained.emplace();
+  if (all_tokens >= kManyTokens && model.memory_budget() == 0) retained.emplace();
   std::optional<Progress> progress;
   if (!options.label.empty()) progress.emplace(options.label, all_tokens, "token");
   for (size_t n = 0; n < tree.nodes.size();) {
@@ -182,14 +185,14 @@ void run_texts(model::LanguageModel& model, const std::vector<std::vector<std::i
 
 at::Tensor run_step(model::LanguageModel& model, const std::vector<std::int64_t>& ids, const std::vector<model::Segment>& segments,
                     std::vector<model::TextCache>& caches) {
-  at::Tensor hidden_NH = embed(model, ids);
+  at::Tensor hidden_NH = embed(model, ids, kLeastRowsOfStep);
   std::int64_t longest = 0;
   for (const model::Segment& segment : segments)
     longest = std::max(longest, std::max(caches.front().length(segment.text), segment.parent >= 0 ? caches.front().length(segment.parent) : 0) + segment.tokens);
   const model::RopeTable& rope = model.rope(longest);
   size_t layer = 0;
   model.for_each_block([&](model::Block& block) { hidden_NH = block.forward(std::move(hidden_NH), model.compute_dtype(), rope, segments, caches[layer++]); });
-  return logits_of(model, hidden_NH.narrow(0, 0, static_cast<std::int64_t>(ids.size())));
+  return logits_of(model, hidden_NH.narrow(0, 0, static_cast<std::int64_t>(ids.size())), kLeastRowsOfStep);
 }
 
 }  // namespace miq::evaluator

@@ -57,7 +57,7 @@ struct Job {
   std::vector<PlannedTask> tasks;
   std::optional<dataset::ChatKind> chat;  // of tasks that ask a chat model
   std::vector<evaluator::ReferenceDistributions> references;  // the baseline's, for each stream
-  Json results;
+  Json results, events = Json::array();
 
   bool quantizes() const { return mode != JobMode::evaluate; }
   bool evaluates() const { return mode != JobMode::quantize; }
@@ -113,7 +113,6 @@ struct Job {
     tasks = plan_tasks(config.evaluation, config.data_dir);
     if (!tasks.empty()) need_tokenizer();
     if (needs_chat(tasks)) chat = dataset::detect_chat_kind(config.model.path);
-    if (!config.evaluation.against.empty()) read_outcomes(tasks, config.evaluation.against);
   }
   bool has_evaluation() const { return !streams.empty() || !tasks.empty(); }
 
@@ -183,7 +182,8 @@ struct Job {
       scores.push_back(evaluator::perplexity(*model, streams[i], config.evaluation.perplexity[i], see));
       log_info("perplexity " + config.evaluation.perplexity[i].corpus + ": " + std::to_string(scores.back().value));
     }
-    if (!tasks.empty()) all.tasks = run_tasks(*model, need_tokenizer(), tasks, config.evaluation, config.data_dir, chat);
+    const bool known = baseline && !config.evaluation.against.empty();  // the earlier run is what tasks are compared with
+    if (!tasks.empty() && !known) all.tasks = run_tasks(*model, need_tokenizer(), tasks, config.evaluation, config.data_dir, chat);
     return all;
   }
 
@@ -280,7 +280,7 @@ struct Job {
   }
 
   void tell_quantization(const PipelineResult& done, double seconds, double cpu, std::int64_t peak_anonymous_bytes) {
-    Json layers = Json::array(), events = Json::array();
+    Json layers = Json::array();
     double bits = 0, weights = 0;
     std::int64_t bytes = 0;
     for (const LayerReport& layer : done.layers) {
@@ -314,7 +314,6 @@ struct Job {
                                {"bits_per_weight", weights > 0 ? bits / weights : 0.0},
                                {"bytes", bytes},
                                {"layers", layers}};
-    results["events"] = events;
   }
 
   void tell_perplexity(const std::vector<evaluator::Perplexity>& scores, const std::vector<evaluator::Perplexity>& baselines) {
@@ -344,15 +343,14 @@ struct Job {
     results["miq"] = {{"version", MIQ_VERSION}, {"libtorch", TORCH_VERSION}, {"device", describe(model->device())}, {"threads", at::get_num_threads()}};
     results["config"] = to_json(config);
     results["model"] = {{"family", model->architecture().family}, {"parameters", model->num_parameters()}, {"bytes", model->source().bytes()}, {"dtype", dtype_name(model->compute_dtype())}};
-    results["events"] = Json::array();
     Scores baselines, scores;
     if (mode == JobMode::run && config.evaluation.baseline) baselines = score(/*baseline=*/true);
     if (quantizes()) quantize();
     if (evaluates()) scores = score(/*baseline=*/false);
     tell_perplexity(scores.perplexity, baselines.perplexity);
     if (!config.evaluation.against.empty()) baselines.tasks = read_outcomes(tasks, config.evaluation.against);
-    results["tasks"] = tell_tasks(tasks, scores.tasks, baselines.tasks, config.evaluation, config.output);
-    if (const Json categories = tell_categories(tasks, results["tasks"]); !categories.empty()) results["categories"] = categories;
+    results.update(tell_tasks(tasks, scores.tasks, baselines.tasks, config.evaluation, config.output));
+    results["events"] = events;
     if (writes()) write_file_atomically(fs::path(config.output) / "results.json", to_text(results));
     return std::move(results);
   }

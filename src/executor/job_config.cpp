@@ -95,17 +95,23 @@ void read_tasks(ConfigReader& reader, std::vector<TaskItem>& tasks) {
   const YAML::Node list = reader.take("tasks");
   if (!list.IsDefined() || list.IsNull()) return;
   if (!list.IsSequence()) reader.fail("tasks", "must be a list", "write tasks: [{task: hellaswag, shots: 0}]");
-  for (const YAML::Node& node : list) {
+  for (size_t i = 0; i < list.size(); ++i) {
     TaskItem item;
-    if (node.IsScalar()) {
-      item.task = node.as<std::string>();
+    std::string where = reader.where("tasks");
+    if (list[i].IsScalar()) {
+      item.task = list[i].Scalar();
     } else {
-      ConfigReader keys = reader.nested("tasks", node);
+      ConfigReader keys = reader.nested(("tasks." + std::to_string(i)).c_str(), list[i]);
       visit_fields(keys, item);
       keys.finish();
+      where = keys.where("task");
     }
-    if (item.task.empty()) reader.fail("tasks", "an element names no task", "write {task: hellaswag}");
-    dataset::expand_tasks(item.task);  // an unknown name is told now
+    if (item.task.empty()) throw Error(ErrorKind::config, "an element names no task", where, "write {task: hellaswag}");
+    try {
+      dataset::expand_tasks(item.task);  // an unknown name is told now
+    } catch (const Error& error) {
+      throw Error(error.kind(), error.message(), error.where().empty() ? where : error.where() + ", from " + where, error.fix());
+    }
     tasks.push_back(std::move(item));
   }
 }

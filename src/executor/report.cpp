@@ -76,46 +76,98 @@ std::string perplexity_table(const Json& list) {
   return format_table(rows);
 }
 
+// A probability; what four decimals would make 0 with its magnitude.
+std::string chance_of_luck(const Json& p) {
+  if (!p.is_number() || p.get<double>() >= 0.0001) return shown(p, 4);
+  char text[16];
+  std::snprintf(text, sizeof text, "%.0e", p.get<double>());
+  return text;
+}
+
 // The interval's half width would mislead where it is not symmetric: both ends.
 std::string interval(const Json& metric) {
   const Json ends = metric.value("ci95", Json());
   return ends.is_array() && ends.size() == 2 && ends[0].is_number() ? format_fixed(ends[0].get<double>(), 4) + " - " + format_fixed(ends[1].get<double>(), 4) : "-";
 }
 
-std::string task_table(const Json& tasks) {
-  const bool compared = std::any_of(tasks.begin(), tasks.end(), [](const Json& task) { return !task["metrics"].empty() && task["metrics"].begin()->at("baseline").is_number(); });
+bool is_compared(const Json& task) { return !task["metrics"].empty() && task["metrics"].begin()->at("baseline").is_number(); }
+
+// "ceval (STEM)", "anli: 3 tasks".
+std::string title_of(const Json& task) {
+  if (task.contains("group")) return task["group"].get<std::string>() + ": " + std::to_string(task["tasks"].size()) + " tasks";
+  const std::string name = task["task"].get<std::string>(), selection = task.value("selection", "");
+  const bool told = selection.empty() || (name.size() > selection.size() && name.compare(name.size() - selection.size(), selection.size(), selection) == 0);
+  return told ? name : name + " (" + selection + ")";
+}
+
+// A row for each metric; what holds for the task stands in its first.
+std::string task_table(const Json& tasks, const Json& groups) {
+  std::vector<const Json*> all;
+  for (const Json& task : tasks) all.push_back(&task);
+  for (const Json& group : groups) all.push_back(&group);
+  const bool compared = std::any_of(tasks.begin(), tasks.end(), is_compared);
+  const bool several = std::any_of(tasks.begin(), tasks.end(), [](const Json& task) { return !task["metrics"].empty() && task["metrics"].begin()->contains("p_value_holm"); });
   std::vector<std::vector<std::string>> rows = {{"task", "shots", "documents", "metric", "value", "stderr", "95 %"}};
-  if (compared) rows.front().insert(rows.front().end(), {"before", "change", "p", "flips", "KL"});
-  for (const Json& task : tasks)
-    for (const auto& [name, metric] : task["metrics"].items()) {
-      const bool first = name == task["metrics"].begin().key();
-      rows.push_back({first ? task["task"].get<std::string>() : "", first ? std::to_string(task["shots"].get<std::int64_t>()) : "",
-                      first ? std::to_string(task["documents"].get<std::int64_t>()) : "", name, shown(metric["value"], 4), shown(metric["stderr"], 4), interval(metric)});
+  if (compared) rows.front().insert(rows.front().end(), {"before", "change", "p"});
+  if (several) rows.front().push_back("p (Holm)");
+  if (compared) rows.front().insert(rows.front().end(), {"flips", "same", "KL"});
+  for (const Json* task : all)
+    for (const auto& [name, metric] : (*task)["metrics"].items()) {
+      const bool first = name == (*task)["metrics"].begin().key();
+      const auto count = [&](const char* key) { return first && task->contains(key) ? std::to_string((*task)[key].get<std::int64_t>()) : ""; };
+      const auto of_task = [&](const char* key, double times, int decimals, const char* unit) {
+        return first && task->contains(key) ? format_fixed(times * (*task)[key].get<double>(), decimals) + unit : "";
+      };
+      rows.push_back({first ? title_of(*task) : "", count("shots"), count("documents"), name, shown(metric["value"], 4), shown(metric["stderr"], 4), interval(metric)});
       if (!compared) continue;
       const double value = number(metric["value"]), baseline = number(metric["baseline"]);
       const bool both = std::isfinite(value) && std::isfinite(baseline);
-      rows.back().insert(rows.back().end(), {shown(metric["baseline"], 4), both ? (value >= baseline ? "+" : "") + format_fixed(value - baseline, 4) : "-", shown(metric["p_value"], 4),
-                                             first && task.contains("flips") ? std::to_string(task["flips"].get<std::int64_t>()) : "",
-                                             first ? shown(task.value("kl_divergence", Json()), 4) : ""});
+      rows.back().insert(rows.back().end(), {shown(metric["baseline"], 4), both ? (value >= baseline ? "+" : "") + format_fixed(value - baseline, 4) : "-", chance_of_luck(metric["p_value"])});
+      if (several) rows.back().push_back(metric.contains("p_value_holm") ? chance_of_luck(metric["p_value_holm"]) : "");
+      rows.back().insert(rows.back().end(), {count("flips"), of_task("agreement", 100, 1, " %"), of_task("kl_divergence", 1, 4, "")});
     }
   return format_table(rows);
 }
 
+// Means over sets: "standard" by its categories.
 std::string category_table(const Json& categories) {
-  std::vector<std::vector<std::string>> rows = {{"category", "tasks", "mean", "before"}};
-  for (const Json& category : categories)
-    rows.push_back({category["category"].get<std::string>(), std::to_string(category["tasks"].get<int>()), shown(category["value"], 4), shown(category["baseline"], 4)});
+  const bool compared = std::any_of(categories.begin(), categories.end(), [](const Json& category) { return category["baseline"].is_number(); });
+  std::vector<std::vector<std::string>> rows = {{"category", "shots", "sets", "mean", "stderr"}};
+  if (compared) rows.front().push_back("before");
+  for (const Json& category : categories) {
+    rows.push_back({category["category"].get<std::string>(), category["shots"].is_number() ? std::to_string(category["shots"].get<std::int64_t>()) : "own",
+                    std::to_string(category["sets"].get<int>()), shown(category["value"], 4), shown(category["stderr"], 4)});
+    if (compared) rows.back().push_back(shown(category["baseline"], 4));
+  }
   return format_table(rows);
 }
 
 // A task's own categories: Humanities, STEM ...
 std::string division_table(const Json& task) {
-  std::vector<std::vector<std::string>> rows = {{task["task"].get<std::string>(), "documents", "metric", "mean over documents", "mean over subjects", "before"}};
-  for (const Json& category : task["categories"])
-    for (const auto& [name, metric] : category["metrics"].items())
-      rows.push_back({category["category"].get<std::string>(), std::to_string(category["documents"].get<std::int64_t>()), name, shown(metric["value"], 4),
-                      category.contains("macro") && category["macro"].contains(name) ? shown(category["macro"][name]["value"], 4) : "-", shown(metric.value("baseline", Json()), 4)});
+  const bool compared = is_compared(task);
+  std::vector<std::vector<std::string>> rows = {{title_of(task), "documents", "metric", "over documents", "over subjects"}};
+  if (compared) rows.front().push_back("before");
+  Json parts = task["categories"];
+  if (task.contains("macro")) parts.push_back({{"category", "all"}, {"documents", task["documents"]}, {"metrics", task["metrics"]}, {"macro", task["macro"]}});
+  for (const Json& category : parts)
+    for (const auto& [name, metric] : category["metrics"].items()) {
+      const bool first = name == category["metrics"].begin().key();
+      rows.push_back({first ? category["category"].get<std::string>() : "", first ? std::to_string(category["documents"].get<std::int64_t>()) : "", name, shown(metric["value"], 4),
+                      category.contains("macro") && category["macro"].contains(name) ? shown(category["macro"][name]["value"], 4) : "-"});
+      if (compared) rows.back().push_back(shown(metric.value("baseline", Json()), 4));
+    }
   return format_table(rows);
+}
+
+// Where the tables by subject are, which are too long for here.
+std::string tables_beside(const Json& tasks) {
+  std::string names;
+  for (const Json& task : tasks)
+    if (task.contains("subjects") && task.contains("records")) {
+      const std::string records = task["records"].get<std::string>();
+      names += (names.empty() ? "" : ", ") + records.substr(0, records.rfind('.')) + ".subjects.txt";
+    }
+  return names.empty() ? "" : "by subject: " + names;
 }
 
 }  // namespace
@@ -128,10 +180,11 @@ std::string format_report(const Json& results) {
     section(totals(results["quantization"]));
   }
   if (!results["perplexity"].empty()) section(perplexity_table(results["perplexity"]));
-  if (!results["tasks"].empty()) section(task_table(results["tasks"]));
+  if (!results["tasks"].empty()) section(task_table(results["tasks"], results.value("groups", Json::array())));
   for (const Json& task : results["tasks"])
     if (task.contains("categories")) section(division_table(task));
   if (results.contains("categories")) section(category_table(results["categories"]));
+  if (const std::string beside = tables_beside(results["tasks"]); !beside.empty()) section(beside);
   if (const size_t count = results["events"].size(); count > 0)
     section(std::to_string(count) + (count == 1 ? " event" : " events") + " out of the ordinary (see results.json), the first: " +
             results["events"][0]["layer"].get<std::string>() + ": " + results["events"][0]["code"].get<std::string>());

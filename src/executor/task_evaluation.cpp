@@ -1,133 +1,125 @@
+// Which tasks a job asks, and asking them.
 #include "task_evaluation.h"
 
 #include <chrono>
-#include <cmath>
+#include <map>
 #include <set>
+#include <tuple>
 
 #include "miq/core/error.h"
 #include "miq/core/file.h"
 #include "miq/core/log.h"
 #include "miq/core/text.h"
-#include "miq/evaluator/comparison.h"
 #include "miq/evaluator/task_run.h"
 
 namespace miq::executor {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
-using evaluator::MetricValue;
+using dataset::TaskOptions;
+
+bool is_file(const std::string& name) { return fs::path(name).extension() == ".yaml"; }
 
 // A task's name as a file's: a path's stem, subjects behind a dot.
 std::string file_name(const std::string& task) {
-  std::string name = fs::path(task).extension() == ".yaml" ? fs::path(task).stem().string() : task;
+  std::string name = is_file(task) ? fs::path(task).stem().string() : task;
   for (char& c : name)
     if (c == '/' || c == '\\') c = '.';
   return name;
 }
 
-evaluator::SummaryOptions summary_options(const EvaluationConfig& config) {
-  evaluator::SummaryOptions options;
-  options.bootstrap.resamples = config.bootstrap;
-  return options;
+// What the questions depend on. Where there are no shots, it does not matter where they would come from.
+auto question_key(const std::string& name, const PlannedTask& planned) {
+  const TaskOptions& o = planned.options;
+  const bool shots = planned.shots > 0;
+  return std::make_tuple(name, planned.shots, o.limit, o.subjects, o.split, shots ? o.fewshot_split : "", shots ? o.fewshot_set : "", shots && o.seed != planned.task.seed ? o.seed : -1);
 }
 
-Json number_or_null(double value) { return std::isfinite(value) ? Json(value) : Json(); }
-
-// One metric with what it is compared with.
-Json tell_metric(const MetricValue& value, const std::optional<MetricValue>& baseline, const std::optional<evaluator::Comparison>& comparison) {
-  Json told = evaluator::to_json(value);
-  if (baseline) {
-    told["baseline"] = number_or_null(baseline->value);
-    told["baseline_stderr"] = number_or_null(baseline->standard_error);
-  } else {
-    told["baseline"] = Json();
-  }
-  told["p_value"] = comparison ? number_or_null(comparison->p_value) : Json();
-  if (comparison) told["comparison"] = to_json(*comparison);
-  return told;
+// A name that no other task's records have: with the shots where they differ, else with a number.
+std::string free_name(const std::string& base, std::int64_t shots, const std::set<std::string>& taken) {
+  if (taken.count(base) == 0) return base;
+  std::string name = base + "." + std::to_string(shots) + "shot";
+  for (int twin = 2; taken.count(name) > 0; ++twin) name = base + "." + std::to_string(twin);
+  return name;
 }
 
-Json tell_division(const std::vector<evaluator::DivisionSummary>& parts, const std::vector<evaluator::DivisionSummary>& baselines, const char* key) {
-  Json list = Json::array();
-  for (const evaluator::DivisionSummary& part : parts) {
-    Json told = {{key, part.name}, {"documents", part.documents}};
-    const auto before = std::find_if(baselines.begin(), baselines.end(), [&](const evaluator::DivisionSummary& b) { return b.name == part.name; });
-    for (size_t m = 0; m < part.micro.size(); ++m) {
-      told["metrics"][part.micro[m].name] = to_json(part.micro[m]);
-      if (before != baselines.end() && m < before->micro.size()) told["metrics"][part.micro[m].name]["baseline"] = number_or_null(before->micro[m].value);
-      if (m < part.macro.size()) told["macro"][part.macro[m].name] = to_json(part.macro[m]);
-    }
-    list.push_back(std::move(told));
-  }
-  return list;
-}
+using DocumentKey = std::pair<std::string, std::int64_t>;  // subject, place
 
-std::vector<std::vector<std::string>> subject_rows(const Json& subjects) {
-  std::vector<std::vector<std::string>> rows = {{"subject", "documents"}};
-  if (subjects.empty()) return rows;
-  for (const auto& [name, value] : subjects.front()["metrics"].items()) rows.front().insert(rows.front().end(), {name, "stderr"});
-  for (const Json& subject : subjects) {
-    rows.push_back({subject["subject"].get<std::string>(), std::to_string(subject["documents"].get<std::int64_t>())});
-    for (const auto& [name, value] : subject["metrics"].items())
-      for (const char* key : {"value", "stderr"}) rows.back().push_back(value[key].is_number() ? format_fixed(value[key].get<double>(), 4) : "-");
-  }
-  return rows;
-}
+std::string name_of(const DocumentKey& key) { return "document " + std::to_string(key.second) + (key.first.empty() ? "" : " of " + key.first); }
 
-Json tell_task(const PlannedTask& planned, const TaskOutcome& outcome, const TaskOutcome* baseline, const EvaluationConfig& config, const fs::path& output) {
-  const dataset::Task& task = planned.task;
-  const evaluator::SummaryOptions options = summary_options(config);
-  Json told = {{"task", task.name}, {"version", task.version}, {"shots", shots_of(task, planned.options)}, {"documents", outcome.records.size()}, {"metrics", Json::object()}};
-  if (!task.category.empty()) told["category"] = task.category;
-  const std::vector<MetricValue> values = evaluator::summarise(task, outcome.records, options);
-  const std::vector<MetricValue> baseline_values = baseline ? evaluator::summarise(task, baseline->records, options) : std::vector<MetricValue>();
-  evaluator::CompareOptions compare_options;
-  compare_options.equal_weights = task.equal_weights;
-  for (size_t m = 0; m < values.size(); ++m) {
-    std::optional<evaluator::Comparison> comparison;
-    if (baseline) comparison = evaluator::compare(baseline->records, outcome.records, values[m].name, compare_options);
-    told["metrics"][values[m].name] = tell_metric(values[m], m < baseline_values.size() ? std::optional(baseline_values[m]) : std::nullopt, comparison);
-    if (comparison && m == 0) {
-      if (comparison->changed >= 0) told["flips"] = comparison->changed;
-      if (std::isfinite(comparison->agreement)) told["agreement"] = comparison->agreement;
-      if (std::isfinite(comparison->divergence)) told["kl_divergence"] = comparison->divergence;
-    }
-  }
-  const std::vector<evaluator::Record> none;
-  const auto division = [&](evaluator::Division by, const char* list, const char* key) {
-    const auto parts = evaluator::summarise_by(task, outcome.records, by, options);
-    if (parts.size() > (by == evaluator::Division::subject ? 1u : 0u)) told[list] = tell_division(parts, evaluator::summarise_by(task, baseline ? baseline->records : none, by, options), key);
+// What compare() would refuse after the work.
+void check_same_documents(const PlannedTask& planned, const std::vector<dataset::TaskSubject>& subjects, const std::vector<evaluator::Record>& records, const fs::path& run) {
+  const auto refuse = [&](const std::string& what) {
+    throw Error(ErrorKind::config, "evaluation.against: the earlier run of " + planned.name + " is over other documents: " + what, run.string(),
+                "run both with the same task, split, subjects and limit");
   };
-  division(evaluator::Division::category, "categories", "category");
-  division(evaluator::Division::subject, "subjects", "subject");
-  division(evaluator::Division::part, "parts", "part");
-  told["seconds"] = outcome.seconds;
-  if (output.empty()) return told;
-  const std::string records = "tasks/" + planned.records + ".jsonl";
-  evaluator::write_records(output / records, outcome.records);
-  told["records"] = records;
-  if (baseline && config.against.empty()) {
-    told["baseline_records"] = "tasks/" + planned.records + ".baseline.jsonl";
-    evaluator::write_records(output / told["baseline_records"].get<std::string>(), baseline->records);
+  std::map<DocumentKey, std::string> digests;
+  for (const evaluator::Record& record : records) digests[{record.subject, record.document}] = record.digest;
+  for (const dataset::TaskSubject& subject : subjects)
+    for (const dataset::TaskDocument& document : subject.documents) {
+      const DocumentKey key{subject.name, document.index};
+      const auto found = digests.find(key);
+      if (found == digests.end()) refuse(name_of(key) + " is not among them");
+      if (found->second != evaluator::document_digest(document)) refuse(name_of(key) + " has other content there");
+      digests.erase(found);
+    }
+  if (!digests.empty()) refuse(name_of(digests.begin()->first) + " is only there");
+}
+
+// An earlier run's entry of the task in its results.json; none where that says nothing of it.
+std::optional<std::string> told_records(const PlannedTask& planned, const fs::path& results_file) {
+  const nlohmann::json results = parse_json(read_file(results_file), results_file.string());
+  std::optional<std::string> found;
+  std::string other_shots;
+  const auto tasks = results.is_object() ? results.find("tasks") : results.end();
+  if (tasks == results.end() || !tasks->is_array()) throw Error(ErrorKind::io, "the results have no list of tasks", results_file.string(), "evaluation.against names the output folder of `miq eval` or `miq run`");
+  for (const nlohmann::json& entry : *tasks) {
+    const auto text = [&](const char* key) { return entry.is_object() && entry.contains(key) && entry[key].is_string() ? entry[key].get<std::string>() : std::string(); };
+    if (text("task") != planned.name || text("records").empty() || !entry.contains("shots") || !entry["shots"].is_number_integer()) continue;
+    if (text("split") != split_of(planned) || text("selection") != selection_of(planned)) continue;
+    if (entry["shots"].get<std::int64_t>() != planned.shots) {
+      other_shots += (other_shots.empty() ? "" : ", ") + std::to_string(entry["shots"].get<std::int64_t>());
+      continue;
+    }
+    if (!found || text("records") == "tasks/" + planned.records + ".jsonl") found = text("records");
   }
-  if (told.contains("subjects")) write_file_atomically(output / ("tasks/" + planned.records + ".subjects.txt"), format_table(subject_rows(told["subjects"])) + "\n");
-  return told;
+  if (!found && !other_shots.empty())
+    throw Error(ErrorKind::config, "evaluation.against: the earlier run asked " + planned.name + " with " + other_shots + " shots, not with " + std::to_string(planned.shots), results_file.string(),
+                "ask for the same shots in both");
+  return found;
 }
 
 }  // namespace
 
+std::string split_of(const PlannedTask& planned) { return planned.options.split.empty() ? planned.task.split : planned.options.split; }
+std::string selection_of(const PlannedTask& planned) { return planned.options.subjects == "all" ? "" : planned.options.subjects; }
+
 std::vector<PlannedTask> plan_tasks(const EvaluationConfig& config, const fs::path& data_dir) {
   std::vector<PlannedTask> planned;
+  std::vector<decltype(question_key("", PlannedTask()))> questions;
   std::set<std::string> names;
   for (const TaskItem& item : config.tasks)
     for (const std::string& name : dataset::expand_tasks(item.task)) {
-      PlannedTask one{{}, item.options, file_name(name)};
+      PlannedTask one;
+      one.options = item.options;
       one.task = dataset::load_task(name, &one.options);
-      if (names.count(one.records) > 0) one.records += "." + std::to_string(shots_of(one.task, one.options)) + "shot";
-      for (int twin = 2; names.count(one.records) > 0; ++twin) one.records = file_name(name) + "." + std::to_string(twin);
+      one.name = is_file(name) ? one.task.name : name;
+      one.shots = shots_of(one.task, one.options);
+      const auto key = question_key(name, one);
+      bool repeated = false;
+      for (size_t t = 0; t < planned.size(); ++t) {
+        if (questions[t] != key) continue;
+        if (!one.twin) one.twin = t;
+        repeated = repeated || planned[t].options.shots == one.options.shots;
+      }
+      if (repeated) continue;
+      one.records = one.twin ? planned[*one.twin].records : free_name(file_name(name), one.shots, names);
       names.insert(one.records);
-      load_documents(one.task, one.options, data_dir);
+      if (!one.twin) {
+        const std::vector<dataset::TaskSubject> subjects = load_documents(one.task, one.options, data_dir);
+        if (!config.against.empty()) check_same_documents(one, subjects, read_outcomes({one}, config.against)[0].records, config.against);
+      }
+      questions.push_back(key);
       planned.push_back(std::move(one));
     }
   return planned;
@@ -144,10 +136,15 @@ std::vector<TaskOutcome> run_tasks(model::LanguageModel& model, const dataset::T
   if (!held) model.hold_blocks_if_they_fit();
   std::vector<TaskOutcome> outcomes;
   for (const PlannedTask& planned : tasks) {
+    if (planned.twin) {
+      outcomes.push_back(outcomes[*planned.twin]);
+      continue;
+    }
     const auto start = std::chrono::steady_clock::now();
     const std::vector<dataset::TaskSubject> subjects = load_documents(planned.task, planned.options, data_dir);
     TaskOutcome outcome{evaluator::run_task(model, tokenizer, planned.task, subjects, {config.batch_tokens, chat}), 0};
     outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    log_info("task " + planned.name + ": " + std::to_string(outcome.records.size()) + " documents, " + format_seconds(outcome.seconds));
     if (config.requests) {
       auto record = outcome.records.begin();
       for (const dataset::TaskSubject& subject : subjects)
@@ -162,64 +159,14 @@ std::vector<TaskOutcome> run_tasks(model::LanguageModel& model, const dataset::T
 std::vector<TaskOutcome> read_outcomes(const std::vector<PlannedTask>& tasks, const fs::path& run) {
   std::vector<TaskOutcome> outcomes;
   for (const PlannedTask& planned : tasks) {
-    const fs::path file = run / "tasks" / (planned.records + ".jsonl");
-    if (!fs::exists(file))
-      throw Error(ErrorKind::io, "the run to compare with has no records of the task " + planned.task.name, file.string(),
+    fs::path records = "tasks/" + planned.records + ".jsonl";
+    if (const fs::path results = run / "results.json"; fs::exists(results)) records = told_records(planned, results).value_or(records.string());
+    if (!fs::exists(run / records))
+      throw Error(ErrorKind::io, "the run to compare with has no records of the task " + planned.name, (run / records).string(),
                   "evaluation.against names the output folder of a run with the same tasks, shots and limits");
-    outcomes.push_back({evaluator::read_records(file), 0});
+    outcomes.push_back({evaluator::read_records(run / records), 0});
   }
   return outcomes;
-}
-
-Json tell_tasks(const std::vector<PlannedTask>& tasks, const std::vector<TaskOutcome>& outcomes, const std::vector<TaskOutcome>& baselines,
-                const EvaluationConfig& config, const fs::path& output) {
-  Json list = Json::array();
-  if (!output.empty() && !outcomes.empty()) {
-    std::error_code problem;
-    fs::create_directories(output / "tasks", problem);
-    if (problem) throw_system_error("create", output / "tasks", problem.value());
-  }
-  std::vector<double> p_values;
-  for (size_t t = 0; t < outcomes.size(); ++t) {
-    list.push_back(tell_task(tasks[t], outcomes[t], t < baselines.size() ? &baselines[t] : nullptr, config, output));
-    const Json& metrics = list.back()["metrics"];
-    p_values.push_back(!metrics.empty() && metrics.begin()->at("p_value").is_number() ? metrics.begin()->at("p_value").get<double>() : evaluator::kUndefined);
-  }
-  // Several tasks are several tests: each first metric's p-value also as Holm corrects it.
-  const std::vector<double> adjusted = evaluator::holm(p_values);
-  for (size_t t = 0; t < list.size(); ++t)
-    if (std::isfinite(adjusted[t])) list[t]["metrics"].begin().value()["p_value_holm"] = adjusted[t];
-  return list;
-}
-
-Json tell_categories(const std::vector<PlannedTask>& tasks, const Json& told) {
-  struct Sum {
-    double value = 0, baseline = 0;
-    int count = 0, baselines = 0;
-  };
-  std::vector<std::string> order;
-  std::map<std::string, Sum> sums;
-  for (size_t t = 0; t < told.size(); ++t) {
-    const Json& metrics = told[t]["metrics"];
-    if (metrics.empty() || tasks[t].task.category.empty() || !metrics.begin()->at("value").is_number()) continue;
-    for (const std::string& name : {tasks[t].task.category, std::string("all")}) {
-      if (sums.count(name) == 0 && name != "all") order.push_back(name);
-      Sum& sum = sums[name];
-      sum.value += metrics.begin()->at("value").get<double>();
-      ++sum.count;
-      if (!metrics.begin()->at("baseline").is_number()) continue;
-      sum.baseline += metrics.begin()->at("baseline").get<double>();
-      ++sum.baselines;
-    }
-  }
-  Json list = Json::array();
-  if (sums["all"].count < 2) return list;
-  order.push_back("all");
-  for (const std::string& name : order) {
-    const Sum& sum = sums[name];
-    list.push_back({{"category", name}, {"tasks", sum.count}, {"value", sum.value / sum.count}, {"baseline", sum.baselines == sum.count ? Json(sum.baseline / sum.count) : Json()}});
-  }
-  return list;
 }
 
 }  // namespace miq::executor

@@ -17,10 +17,17 @@ namespace miq::executor {
 
 /// A task of the job with what the user asked of it.
 struct PlannedTask {
+  std::string name;  ///< as asked for: a file's task by its own name
   dataset::Task task;
   dataset::TaskOptions options;
-  std::string records;  ///< name of its records file, without the extension
+  std::int64_t shots = 0;      ///< that it gets
+  std::string records;         ///< name of its records file, without the extension
+  std::optional<size_t> twin;  ///< an earlier task that comes to the very same questions, though other shots were asked for: it is run once
 };
+
+/// The split whose documents are asked, and the subjects that were asked for ("" = all).
+std::string split_of(const PlannedTask& planned);
+std::string selection_of(const PlannedTask& planned);
 
 /// One model's records of a task.
 struct TaskOutcome {
@@ -28,8 +35,9 @@ struct TaskOutcome {
   double seconds = 0;
 };
 
-/// The tasks of the configuration, suites taken apart. Reads every document once, so that what is wrong with them is told before the work.
-/// @throws Error as load_task and load_documents.
+/// The tasks of the configuration, suites taken apart; what is asked twice in the same way is there once. Reads every document once, so that
+/// what is wrong with them, or differs from the run to compare with, is told before the work.
+/// @throws Error as load_task, load_documents and read_outcomes, Error{config} where that run is over other documents.
 std::vector<PlannedTask> plan_tasks(const EvaluationConfig& config, const std::filesystem::path& data_dir);
 
 /// Whether one of the tasks asks a chat model.
@@ -39,14 +47,14 @@ bool needs_chat(const std::vector<PlannedTask>& tasks);
 std::vector<TaskOutcome> run_tasks(model::LanguageModel& model, const dataset::Tokenizer& tokenizer, const std::vector<PlannedTask>& tasks,
                                    const EvaluationConfig& config, const std::filesystem::path& data_dir, const std::optional<dataset::ChatKind>& chat);
 
-/// The records of another run's folder. @throws Error{io} for a task that it lacks.
+/// The records of another run's folder, found by its results.json: of the same tasks with the same shots.
+/// @throws Error{io} for a task that it lacks.
 std::vector<TaskOutcome> read_outcomes(const std::vector<PlannedTask>& tasks, const std::filesystem::path& run);
 
-/// The `tasks` of results.json; records are written to `output` unless that is empty. `baselines`: of the model that is compared with, or none.
+/// `tasks`, `groups` (totals of tasks that belong together, ANLI's rounds) and `categories` (means over sets) of results.json. Records and
+/// tables by category, subject and part are written to tasks/ of `output` unless that is empty. `baselines`: of the model that is compared
+/// with, or none.
 nlohmann::ordered_json tell_tasks(const std::vector<PlannedTask>& tasks, const std::vector<TaskOutcome>& outcomes, const std::vector<TaskOutcome>& baselines,
                                   const EvaluationConfig& config, const std::filesystem::path& output);
-
-/// Means over the tasks of each category, and over all of them, of each task's first metric. Only of categories with two tasks or more.
-nlohmann::ordered_json tell_categories(const std::vector<PlannedTask>& tasks, const nlohmann::ordered_json& told);
 
 }  // namespace miq::executor

@@ -383,6 +383,7 @@ class Conduct(unittest.TestCase):
         with Server("--max-queue", 3) as server:
             for stream in (True, False):
                 connections = [self.start(server, stream=stream) for _ in range(3)]
+                time.sleep(1.5)  # all three are taken: a probe among them would wait for a long text
                 until(lambda: server.post(prompt="a", max_tokens=1)[0] == 429)
                 for connection in connections:
                     connection.close()

@@ -3,6 +3,7 @@
 #include "commands.h"
 #include "miq/core/error.h"
 #include "miq/core/log.h"
+#include "miq/dataset/task.h"
 
 namespace miq::tools {
 
@@ -35,6 +36,11 @@ void add_job_options(CLI::App& command, JobOptions& options) {
 static std::string task_list(const JobOptions& options) {
   nlohmann::json list = nlohmann::json::array();
   for (const std::string& task : options.tasks) {
+    try {
+      dataset::expand_tasks(task);
+    } catch (const Error& error) {
+      throw Error(error.kind(), error.message(), error.where().empty() ? "--tasks" : error.where(), error.fix());
+    }
     list.push_back({{"task", task}});
     if (options.shots >= 0) list.back()["shots"] = options.shots;
     if (options.limit > 0) list.back()["limit"] = options.limit;

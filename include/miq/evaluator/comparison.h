@@ -39,6 +39,16 @@ struct Comparison {
 /// @throws Error{config} when the records are not of the same documents, naming the first that differs, or lack the metric.
 Comparison compare(const std::vector<Record>& a, const std::vector<Record>& b, const std::string& metric, const CompareOptions& options = {});
 
+/// How far two runs' answers differ, whether or not the data tell which are right.
+struct AnswerChange {
+  std::int64_t changed = -1;       ///< predictions that differ; -1 where there are none to compare
+  double agreement = kUndefined;   ///< share of the same predictions
+  double divergence = kUndefined;  ///< mean KL divergence of b's choice distribution from a's, nats
+};
+
+/// @throws Error{config} when the records are not of the same documents.
+AnswerChange compare_answers(const std::vector<Record>& a, const std::vector<Record>& b);
+
 /// As JSON; what is undefined is null or left out.
 nlohmann::ordered_json to_json(const Comparison& comparison);
 

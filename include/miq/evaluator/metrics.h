@@ -43,6 +43,9 @@ struct Record {
   std::vector<dataset::TaskRequest> requests;  ///< what the model was asked, where that is kept
 };
 
+/// What makes a document this one, whatever is shown before it: 16 hexadecimal digits, Record::digest.
+std::string document_digest(const dataset::TaskDocument& document);
+
 /// The value of a name, or none.
 std::optional<double> find_value(const NamedValues& values, const std::string& name);
 
