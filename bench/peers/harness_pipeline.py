@@ -24,7 +24,7 @@ SAME = ["wnli", "hellaswag", "swag", "piqa", "mutual", "mutual_plus", "pubmedqa"
         "mnli_mismatch", "rte", "qnli", "sst2", "anli_r3", "winogrande", "wsc273", "crows_pairs_english", "gsm8k", "wikitext", "truthfulqa_mc1",
         "truthfulqa_mc2", "truthfulqa_gen", "qa4mre_2013", "race", "mathqa", "anli_r1", "anli_r2"]
 RENAMED = {"ceval/law": "ceval-valid_law", "ceval/accountant": "ceval-valid_accountant", "cmmlu/anatomy": "cmmlu_anatomy", "mmlu/anatomy": "mmlu_anatomy",
-           "mmlu/virology": "mmlu_virology", "blimp/wh_island": "blimp_wh_island", "blimp/passive_1": "blimp_passive_1", "cnn_dailymail": "cnn_dailymail"}
+           "mmlu/virology": "mmlu_virology", "blimp/wh_island": "blimp_wh_island", "blimp/passive_1": "blimp_passive_1", "cnn_dailymail": "cnn_dailymail_abisee"}
 
 # The harness's names of figures that have others here.
 FIGURES = {"truthfulqa_mc2": {"mc2": "acc"}}
