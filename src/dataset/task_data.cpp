@@ -22,7 +22,7 @@ using nlohmann::json;
 // The data folder, or for sets "./..." the folder of the user's file.
 fs::path set_folder(const Task& task, const std::string& set, const fs::path& data_dir) {
   const bool beside = !task.folder.empty() && !set.empty() && set[0] == '.';
-  return beside ? task.folder / set : data_dir / set;
+  return (beside ? task.folder / set : data_dir / set).lexically_normal();
 }
 
 fs::path folder_of_subjects(const Task& task, const fs::path& data_dir) {

@@ -31,7 +31,7 @@ void need_choices(const Scoring& s, const Record& record) {
 }  // namespace
 
 void refuse_document(const Scoring& s, const std::string& what, const std::string& fix) {
-  throw Error(ErrorKind::config, what, s.task.file + ", document " + s.document.where, fix);
+  throw Error(ErrorKind::config, what, place_of(s.task, s.document), fix);
 }
 
 void score_acc(const Scoring& s, Record& record) {

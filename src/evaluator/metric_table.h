@@ -17,6 +17,9 @@ struct Scoring {
 };
 using ScoreFunction = void (*)(const Scoring&, Record&);
 
+/// "TASK.yaml; data: FILE:LINE, document N".
+std::string place_of(const dataset::Task& task, const dataset::TaskDocument& document);
+
 /// Writes a value, or replaces it: several metrics come of one function.
 void set_value(NamedValues& values, const std::string& name, double value);
 

@@ -24,7 +24,7 @@ std::vector<std::string> option_texts(const dataset::TaskDocument& document) {
 }
 
 void check_answer(const dataset::Task& task, const dataset::TaskDocument& document, const Answer& answer) {
-  const std::string where = task.file + ", document " + document.where;
+  const std::string where = place_of(task, document);
   for (const double value : answer.loglikelihoods)
     if (std::isnan(value)) throw Error(ErrorKind::numeric, "a log-likelihood is not a number", where, "the model's weights or activations overflow: look at its perplexity");
   const bool chooses = task.shape == Shape::choice || task.shape == Shape::context_choice || task.shape == Shape::letter_logits;
@@ -85,6 +85,10 @@ MetricValue figure(const MetricRow& row, const std::string& name, const std::vec
 }
 
 }  // namespace
+
+std::string place_of(const dataset::Task& task, const dataset::TaskDocument& document) {
+  return task.file + "; data: " + document.where + ", document " + std::to_string(document.index);
+}
 
 std::string document_digest(const dataset::TaskDocument& document) {
   nlohmann::json key = {{"choices", document.choices}, {"gold", document.gold}, {"references", document.references}, {"fields", document.fields}};

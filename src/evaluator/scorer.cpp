@@ -79,9 +79,15 @@ std::vector<Score> loglikelihoods(model::LanguageModel& model, const std::vector
   std::vector<std::vector<double>> logprobs(requests.size());
   for (size_t r = 0; r < requests.size(); ++r) logprobs[r].resize(static_cast<size_t>(requests[r].scored));
   const auto see = [&](const std::vector<size_t>& part, const at::Tensor& logits_RV) {
-    const at::Tensor norms = logits_RV.logsumexp(1).cpu(), best = logits_RV.argmax(1).cpu();
+    // The harness's own operation: in float32 each of its results is some 7e-6 too large for a vocabulary of 49152, which over the tokens of a
+    // long continuation is more than all else that may differ.
+    const at::Tensor logprobs_RV = logits_RV.log_softmax(1), best = logits_RV.argmax(1).cpu();
     at::Tensor top_values, top_ids;
-    if (options.top > 0) std::tie(top_values, top_ids) = logits_RV.topk(std::min(options.top, logits_RV.size(1)), 1);
+    if (options.top > 0) {
+      std::tie(top_values, top_ids) = logprobs_RV.topk(std::min(options.top, logprobs_RV.size(1)), 1);
+      top_values = top_values.cpu();
+      top_ids = top_ids.cpu();
+    }
     std::vector<std::int64_t> row_index, ids;
     for (size_t i = 0; i < part.size(); ++i)
       for (const Target& target : targets[part[i]]) {
@@ -89,20 +95,18 @@ std::vector<Score> loglikelihoods(model::LanguageModel& model, const std::vector
         ids.push_back(target.id);
       }
     const auto options_long = at::TensorOptions().dtype(at::kLong).device(logits_RV.device());
-    const at::Tensor chosen = logits_RV.index({at::tensor(row_index, at::kLong).to(options_long), at::tensor(ids, at::kLong).to(options_long)}).cpu();
+    const at::Tensor chosen = logprobs_RV.index({at::tensor(row_index, at::kLong).to(options_long), at::tensor(ids, at::kLong).to(options_long)}).cpu();
     size_t next = 0;
-    for (size_t i = 0; i < part.size(); ++i) {
-      const float norm = norms.const_data_ptr<float>()[i];
+    for (size_t i = 0; i < part.size(); ++i)
       for (const Target& target : targets[part[i]]) {
-        const float logprob = chosen.const_data_ptr<float>()[next++] - norm;
+        const float logprob = chosen.const_data_ptr<float>()[next++];
         Score& score = scores[target.request];
         logprobs[target.request][static_cast<size_t>(target.place)] = logprob;
         score.greedy = score.greedy && best.const_data_ptr<std::int64_t>()[i] == target.id;
         if (options.token_logprobs) score.token_logprobs[static_cast<size_t>(target.place)] = logprob;
         for (std::int64_t k = 0; options.top > 0 && k < top_ids.size(1); ++k)
-          score.top[static_cast<size_t>(target.place)].push_back({top_ids[static_cast<std::int64_t>(i)][k].item<std::int64_t>(), top_values[static_cast<std::int64_t>(i)][k].item<float>() - norm});
+          score.top[static_cast<size_t>(target.place)].push_back({top_ids[static_cast<std::int64_t>(i)][k].item<std::int64_t>(), top_values[static_cast<std::int64_t>(i)][k].item<float>()});
       }
-    }
   };
   run_texts(model, texts, tree, rows.wanted, {options.batch_tokens, options.label, nullptr}, see);
   for (size_t r = 0; r < requests.size(); ++r)

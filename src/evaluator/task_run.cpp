@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "metric_table.h"
 #include "miq/core/error.h"
 #include "miq/core/log.h"
 #include "miq/evaluator/perplexity.h"
@@ -27,7 +28,7 @@ struct Run {
 };
 
 [[noreturn]] void refuse(const Run& run, const TaskDocument& document, const std::string& what, const std::string& fix) {
-  throw Error(ErrorKind::config, what, run.task.file + ", document " + document.where, fix);
+  throw Error(ErrorKind::config, what, place_of(run.task, document), fix);
 }
 
 std::string shortened(const std::string& text) { return "'" + text.substr(0, 60) + (text.size() > 60 ? "..." : "") + "'"; }
@@ -202,6 +203,16 @@ std::vector<Answer> read_windows(const Run& run) {
 }
 
 }  // namespace
+
+void check_metrics(const dataset::Task& task, const std::vector<dataset::TaskSubject>& subjects) {
+  for (const dataset::TaskSubject& subject : subjects)
+    for (const TaskDocument& document : subject.documents) {
+      Answer answer;
+      if (task.shape == Shape::generate) answer.texts = {""};
+      else answer.loglikelihoods.assign(task.shape == Shape::perplexity ? 1 : document.choices.size(), -1.0);
+      score_document(task, subject, document, answer);
+    }
+}
 
 std::vector<Record> run_task(model::LanguageModel& model, const dataset::Tokenizer& tokenizer, const dataset::Task& task,
                              const std::vector<dataset::TaskSubject>& subjects, const TaskRunOptions& options) {

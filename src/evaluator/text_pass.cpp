@@ -80,7 +80,7 @@ class Pass {
       if (tokens_ >= kManyTokens && model_.memory_budget() == 0) reordered.emplace(block);
       const bool last = layer + 1 == model_.architecture().num_layers;
       for (Batch& batch : batches_) {
-        batch.hidden_NH = block.forward(std::move(batch.hidden_NH), model_.compute_dtype(), rope, batch.segments, cache, last ? needed(batch) : at::Tensor());
+        batch.hidden_NH = block.forward(std::move(batch.hidden_NH), model_.compute_dtype(), rope, batch.segments, cache, last ? needed(batch) : at::Tensor(), kLeastRows);
         if (options_.caches != nullptr) continue;
         for (const std::int64_t text : batch.finished) cache.release(text);
       }

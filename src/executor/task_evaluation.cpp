@@ -120,6 +120,7 @@ std::vector<PlannedTask> plan_tasks(const EvaluationConfig& config, const fs::pa
       one.records = one.twin ? planned[*one.twin].records : free_name(file_name(name), one, planned);
       if (!one.twin) {
         const std::vector<dataset::TaskSubject> subjects = load_documents(one.task, one.options, data_dir);
+        evaluator::check_metrics(one.task, subjects);
         if (!config.against.empty()) check_same_documents(one, subjects, read_outcomes({one}, config.against)[0].records, config.against);
       }
       questions.push_back(key);

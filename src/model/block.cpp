@@ -166,7 +166,7 @@ void Block::end_stage(std::int64_t stage, BlockState& state, const RopeTable& ro
         for (size_t e = 0; e < mlps.size(); ++e)
           if (state.x[e].numel() > 0)
             rows.index_add_(0, state.routing.tokens[e],
-                            mlps[e].down.forward(state.x[e]).to(at::kFloat) * state.routing.weights[e].unsqueeze(1));
+                            mlps[e].down.forward(state.x[e]).narrow(0, 0, state.routing.tokens[e].size(0)).to(at::kFloat) * state.routing.weights[e].unsqueeze(1));
         add_to_residual(state.hidden_BTH, sum, mlp_out_norm_H);
       }
       state.routing = {};
@@ -229,10 +229,13 @@ at::Tensor Block::forward(const at::Tensor& hidden_BTH, at::ScalarType compute_d
 }
 
 at::Tensor Block::forward(at::Tensor hidden_NH, at::ScalarType compute_dtype, const RopeTable& rope, const std::vector<Segment>& segments,
-                          TextCache& cache, const at::Tensor& wanted_R) const {
+                          TextCache& cache, const at::Tensor& wanted_R, std::int64_t least_rows) const {
   BlockState state{hidden_NH.unsqueeze(0), {}, {}};
   for (std::int64_t s = 0; s < num_stages(); ++s) {
     begin_stage(s, state, compute_dtype);
+    if (s == kGateUp && router_EH.defined())
+      for (at::Tensor& x : state.x)
+        if (const std::int64_t rows = x.size(0); rows > 0 && rows < least_rows) x = at::cat({x, x.new_zeros({least_rows - rows, x.size(1)})});
     if (s != kQkv) {
       end_stage(s, state, rope);
       continue;

@@ -150,7 +150,7 @@ TEST(TaskOfChoices, RefusesContinuationsWithoutAScoreOfTheirOwn) {
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::config);
       EXPECT_NE(std::string(error.what()).find(what), std::string::npos) << error.what();
-      EXPECT_NE(std::string(error.what()).find("choices.yaml, document choices.jsonl:7"), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find("choices.yaml; data: choices.jsonl:7, document 0"), std::string::npos) << error.what();
     }
   }
   document.requests = {{" \n ", "yes"}, {"", "yes"}};  // a context of whitespace alone counts as none

@@ -7,6 +7,8 @@
 #include "miq/core/error.h"
 #include "miq/core/random.h"
 #include "miq/model/generate.h"
+#include "support/golden.h"
+#include "support/tiny_models.h"
 
 namespace miq::evaluator {
 namespace {
@@ -101,6 +103,34 @@ TEST_F(ScorerOfTiny, NoResultDependsOnTheBatch) {
     const std::vector<Score> passes = loglikelihoods(model_, all);
     model_.set_memory_budget(0);
     for (size_t r = 0; r < all.size(); ++r) EXPECT_EQ(passes[r].loglikelihood, whole[r].loglikelihood) << "request " << r << ", in passes";
+  }
+}
+
+// Experts see few of a batch's tokens, and other numbers of them in each.
+TEST(ScorerOfExperts, NoResultDependsOnTheBatch) {
+#if defined(__x86_64__)
+  if (!__builtin_cpu_supports("avx512f")) GTEST_SKIP() << "this CPU's attention is LibTorch's, whose rows depend on each other in the last bit";
+#endif
+  for (const char* const family : {"mixtral", "qwen3_moe"}) {
+    const test::TempFolder folder;
+    test::write_tiny_model(folder.path(), test::tiny_configs().at(family));
+    auto model = model::LanguageModel::open(folder.path(), "auto", at::kFloat, at::kCPU);
+    PythonRandom random(4);
+    std::vector<ScoreRequest> all;
+    for (int r = 0; r < 20; ++r) {
+      Ids ids;
+      for (int t = 0; t < 4 + 3 * r; ++t) ids.push_back(random.randint(3, 95));
+      all.push_back({ids, 1 + r % 4});
+      ids.back() = 3;
+      all.push_back({ids, 1 + r % 4});
+    }
+    const std::vector<Score> whole = loglikelihoods(model, all);
+    for (const std::int64_t tokens : {1, 5, 60}) {
+      ScoreOptions options;
+      options.batch_tokens = tokens;
+      const std::vector<Score> parts = loglikelihoods(model, all, options);
+      for (size_t r = 0; r < all.size(); ++r) EXPECT_EQ(parts[r].loglikelihood, whole[r].loglikelihood) << family << ", request " << r << ", batches of " << tokens;
+    }
   }
 }
 

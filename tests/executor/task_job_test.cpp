@@ -339,6 +339,15 @@ TEST_F(TaskJob, TheBatchDoesNotMatter) {
   }
 }
 
+TEST_F(TaskJob, MemoryDoesNotMatter) {
+  const std::vector<std::string> items = {"quiz.yaml, shots: 2", "fill.yaml", "letters.yaml", "sums.yaml", "rolling.yaml"};
+  JobConfig tight = config(items, "tight");
+  tight.pipeline.memory = 1 << 20;  // blocks are read one by one, texts go through in parts
+  const Json usual = evaluate(items, "usual");
+  run_job(tight, JobMode::evaluate);
+  for (const Json& task : usual["tasks"]) EXPECT_EQ(read_file(path("tight/" + task["records"].get<std::string>())), read_file(path("usual/" + task["records"].get<std::string>())));
+}
+
 TEST_F(TaskJob, WithoutAnOutputNothingIsWritten) {
   const std::set<std::string> before = files_in(folder_.path());
   std::set<std::string> here_before, here_after;

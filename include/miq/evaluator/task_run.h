@@ -14,6 +14,10 @@ struct TaskRunOptions {
   std::optional<dataset::ChatKind> chat;  ///< of tasks that ask a chat model (task.chat)
 };
 
+/// Scores an empty answer to each document, so that a metric that cannot be had of them is told before a model is asked.
+/// @throws Error{config} naming the document.
+void check_metrics(const dataset::Task& task, const std::vector<dataset::TaskSubject>& subjects);
+
 /// Asks the model every request of the documents and scores the answers, in the order of the documents. Texts longer than the model's
 /// context are cut on the left.
 /// @throws Error{config} naming the document for a letter that the tokenizer does not know, Error{unsupported} for a task that asks a chat

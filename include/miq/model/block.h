@@ -67,9 +67,9 @@ class Block {
                      KvCache* cache = nullptr) const;
   /// All stages for the tokens of many texts in one row: hidden [N, H] float32, whose memory is used, -> the same shape. Rows
   /// behind the last segment are run with it and mean nothing. `wanted_R` (int64, or undefined: all): rows that are needed of the
-  /// result, which then has these alone.
+  /// result, which then has these alone. `least_rows`: an expert that sees fewer is given zeros beside them (a kernel of few rows sums otherwise).
   at::Tensor forward(at::Tensor hidden_NH, at::ScalarType compute_dtype, const RopeTable& rope, const std::vector<Segment>& segments,
-                     TextCache& cache, const at::Tensor& wanted_R = {}) const;
+                     TextCache& cache, const at::Tensor& wanted_R = {}, std::int64_t least_rows = 0) const;
 
   Linear q, k, v, o;
   Linear qkv;              ///< in place of q, k, v in families that fuse them
