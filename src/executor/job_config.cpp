@@ -159,7 +159,8 @@ JobConfig read_job_config(const ConfigSource& source) {
     if (config.export_->shard_size == 0) keys->fail("shard_size", "must be a size", "for example 5GiB");
   }
   config.evaluation = read_evaluation(reader);
-  refuse_later(reader, "sweep", "sweeps");
+  config.sweeps = reader.has("sweep");
+  reader.take("sweep");
   refuse_later(reader, "expect", "quality gates");
   reader.finish();
   if (auto keys = ConfigReader(source).child("model")) check_dtype(*keys, "dtype", config.model.dtype);

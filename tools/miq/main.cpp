@@ -30,6 +30,7 @@ int run(int argc, char** argv) {
   program.require_subcommand(1);
   program.failure_message([](const CLI::App*, const CLI::Error& error) { return std::string(error.what()); });
   miq::tools::add_job_commands(program);
+  miq::tools::add_sweep_command(program);
   miq::tools::add_plan_command(program);
   miq::tools::add_generate_command(program);
   miq::tools::add_inspect_command(program);

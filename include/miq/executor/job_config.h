@@ -69,6 +69,7 @@ struct JobConfig {
   PipelineConfig pipeline;
   std::optional<ExportConfig> export_;
   EvaluationConfig evaluation;
+  bool sweeps = false;  ///< the file describes a sweep (sweep.h), of which this is what its variants have in common
 };
 
 /// Reads a native configuration, or MI-optimize's own (top key quant_config), which is translated
