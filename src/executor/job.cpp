@@ -18,6 +18,8 @@
 #include "miq/dataset/tokenizer.h"
 #include "allocation.h"
 #include "cost.h"
+#include "dry_run.h"
+#include "expect.h"
 #include "export_target.h"
 #include "miq/executor/open_model.h"
 #include "miq/executor/pipeline.h"
@@ -45,6 +47,7 @@ struct Job {
 
   JobConfig config;
   JobMode mode;
+  bool dry = false;  // only prepares: nothing is created
   std::optional<model::LanguageModel> model;
   std::unique_ptr<dataset::Tokenizer> tokenizer;
   ExportTarget target;
@@ -77,7 +80,9 @@ struct Job {
 
   // Opens everything the job will need, so that what is missing is told before the work.
   void prepare() {
-    if (writes()) {
+    if (writes() && dry) {
+      check_output(config.output);
+    } else if (writes()) {
       std::error_code problem;
       fs::create_directories(config.output, problem);
       if (problem) throw_system_error("create", config.output, problem.value());
@@ -108,8 +113,10 @@ struct Job {
   }
 
   void prepare_evaluation() {
-    for (const evaluator::PerplexityConfig& item : config.evaluation.perplexity)
+    for (const evaluator::PerplexityConfig& item : config.evaluation.perplexity) {
       streams.push_back(dataset::tokenize(dataset::load_corpus(item.corpus, item.split, config.data_dir), need_tokenizer()));
+      evaluator::num_windows(streams.back().size(0), item);  // too short a corpus is told now
+    }
     tasks = plan_tasks(config.evaluation, config.data_dir);
     if (!tasks.empty()) need_tokenizer();
     if (needs_chat(tasks)) chat = dataset::detect_chat_kind(config.model.path);
@@ -351,6 +358,7 @@ struct Job {
     if (!config.evaluation.against.empty()) baselines.tasks = read_outcomes(tasks, config.evaluation.against);
     results.update(tell_tasks(tasks, scores.tasks, baselines.tasks, config.evaluation, config.output));
     results["events"] = events;
+    if (!config.expect.empty()) results["expect"] = judge_expectations(config, mode, results);
     if (writes()) write_file_atomically(fs::path(config.output) / "results.json", to_text(results));
     return std::move(results);
   }
@@ -360,7 +368,17 @@ struct Job {
 
 nlohmann::ordered_json run_job(const JobConfig& config, JobMode mode) {
   const c10::InferenceMode inference;
+  check_expectations(config, mode);
   return Job(config, mode).run();
+}
+
+nlohmann::ordered_json dry_run(const JobConfig& config, JobMode mode) {
+  const c10::InferenceMode inference;
+  check_expectations(config, mode);
+  Job job(config, mode);
+  job.dry = true;
+  job.prepare();
+  return describe_job({job.config, mode, *job.model, job.calibration_ids, job.streams, job.tasks, job.chat});
 }
 
 }  // namespace miq::executor

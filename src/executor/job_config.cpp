@@ -6,6 +6,7 @@
 #include "miq/core/error.h"
 #include "miq/core/hub_cache.h"
 #include "miq/format/format.h"
+#include "expect.h"
 #include "recipe_config.h"
 
 namespace miq::executor {
@@ -160,7 +161,7 @@ JobConfig read_job_config(const ConfigSource& source) {
   }
   config.evaluation = read_evaluation(reader);
   refuse_later(reader, "sweep", "sweeps");
-  refuse_later(reader, "expect", "quality gates");
+  config.expect = read_expectations(reader);
   reader.finish();
   if (auto keys = ConfigReader(source).child("model")) check_dtype(*keys, "dtype", config.model.dtype);
   if (auto keys = ConfigReader(source).child("calibration")) check_dtype(*keys, "dtype", config.calibration_dtype);
@@ -188,6 +189,9 @@ static ConfigDumper dump(JobConfig config) {
   }
   dumper.end();
   visit_rest(dumper, config.evaluation);
+  dumper.end();
+  dumper.begin("expect", "quality gates: a figure and its bounds; one that is missed is exit status 5 (configs/README.md)");
+  dump_expectations(dumper, config.expect);
   dumper.end();
   return dumper;
 }

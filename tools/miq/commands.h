@@ -22,7 +22,7 @@ void add_common(CLI::App& command, CommonOptions& options);
 struct JobOptions {
   CommonOptions common;
   std::string config, model, output, device, data_dir, memory;
-  std::vector<std::string> assignments, tasks;
+  std::vector<std::string> assignments, tasks, expectations;
   std::int64_t shots = -1, limit = 0;
   bool strict = false;
 };

@@ -64,6 +64,7 @@ executor::JobConfig read_job(const JobOptions& options) {
   if (!options.device.empty()) config.device = options.device;
   if (!options.data_dir.empty()) config.data_dir = options.data_dir;
   config.strict = config.strict || options.strict;
+  for (const std::string& gate : options.expectations) config.expect.push_back(executor::read_expectation(gate, "--expect '" + gate + "'"));
   return config;
 }
 

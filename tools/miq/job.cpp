@@ -9,11 +9,26 @@ namespace {
 
 void add_job_command(CLI::App& program, const std::string& name, const std::string& help, executor::JobMode mode) {
   CLI::App* const command = program.add_subcommand(name, help);
-  const auto options = std::make_shared<JobOptions>();
+  struct Options : JobOptions {
+    bool dry_run = false;
+  };
+  const auto options = std::make_shared<Options>();
   add_job_options(*command, *options);
+  command->add_option("--expect", options->expectations, "a quality gate, for example \"perplexity.wikitext2 <= 1.03 x baseline\"; repeatable; one that is missed is exit status 5")
+      ->type_name("GATE")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false);
+  command->add_flag("--dry-run", options->dry_run, "check all that can be checked before the work, tell what would be done, and write nothing");
   command->callback([options, mode] {
-    const nlohmann::ordered_json results = executor::run_job(read_job(*options), mode);
+    const executor::JobConfig config = read_job(*options);
+    if (options->dry_run) {
+      const nlohmann::ordered_json job = executor::dry_run(config, mode);
+      return print(options->common.json ? to_text(job) : executor::format_dry_run(job));
+    }
+    const nlohmann::ordered_json results = executor::run_job(config, mode);
     print(options->common.json ? to_text(results) : executor::format_report(results));
+    executor::require_met(results);
   });
 }
 
