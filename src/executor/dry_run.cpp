@@ -17,14 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-// The folder, or the one that it would be made in.
-fs::path existing_part(fs::path folder) {
-  folder = fs::absolute(folder);
-  std::error_code problem;
-  while (!fs::exists(folder, problem) && folder.has_relative_path()) folder = folder.has_filename() ? folder.parent_path() : folder.parent_path().parent_path();
-  return folder;
-}
-
 struct TaskSize {
   std::int64_t documents = 0, requests = 0, record_bytes = 0;
 };
@@ -150,6 +142,13 @@ struct Describer {
 std::string count(const Json& number, const std::string& unit) { return std::to_string(number.get<std::int64_t>()) + " " + unit + (number == 1 ? "" : "s"); }
 
 }  // namespace
+
+fs::path existing_part(fs::path folder) {
+  folder = fs::absolute(folder);
+  std::error_code problem;
+  while (!fs::exists(folder, problem) && folder.has_relative_path()) folder = folder.has_filename() ? folder.parent_path() : folder.parent_path().parent_path();
+  return folder;
+}
 
 void check_output(const fs::path& folder) {
   const fs::path there = existing_part(folder);

@@ -23,6 +23,9 @@ struct PreparedJob {
   const std::optional<dataset::ChatKind>& chat;
 };
 
+/// The folder, or the nearest one above it that is there.
+std::filesystem::path existing_part(std::filesystem::path folder);
+
 /// Whether the folder can be made or written into. @throws Error{io}
 void check_output(const std::filesystem::path& folder);
 
