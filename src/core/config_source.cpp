@@ -9,14 +9,14 @@ namespace {
 
 constexpr std::int64_t kMaxYamlBytes = 1 << 20;
 
-std::vector<std::string> split_path(const std::string& path, const std::string& assignment) {
+std::vector<std::string> split_path(const std::string& path, const std::string& origin) {
   std::vector<std::string> keys(1);
   for (const char c : path) {
     if (c == '.' || c == '[') keys.emplace_back();
     else if (c != ']') keys.back() += c;
   }
   for (const std::string& key : keys)
-    if (key.empty()) throw Error(ErrorKind::config, "a key is empty", "--set " + assignment, "write --set key.path=value");
+    if (key.empty()) throw Error(ErrorKind::config, "a key is empty", origin, "write key.path");
   return keys;
 }
 
@@ -47,10 +47,14 @@ ConfigSource ConfigSource::from_file(const std::filesystem::path& file) {
 }
 
 void ConfigSource::set(const std::string& assignment) {
+  const std::string origin = "--set " + assignment;
   const size_t equals = assignment.find('=');
-  if (equals == std::string::npos) throw Error(ErrorKind::config, "no '=' in it", "--set " + assignment, "write --set key.path=value");
-  const auto keys = split_path(assignment.substr(0, equals), assignment);
-  const YAML::Node value = parse(assignment.substr(equals + 1), "--set " + assignment);
+  if (equals == std::string::npos) throw Error(ErrorKind::config, "no '=' in it", origin, "write --set key.path=value");
+  put(assignment.substr(0, equals), parse(assignment.substr(equals + 1), origin), origin);
+}
+
+void ConfigSource::put(const std::string& path_text, const YAML::Node& value, const std::string& origin) {
+  const auto keys = split_path(path_text, origin);
   YAML::Node node = root_;
   std::string path;
   for (size_t i = 0; i < keys.size(); ++i) {
@@ -60,11 +64,11 @@ void ConfigSource::set(const std::string& assignment) {
       const bool digits = keys[i].size() < 7 && keys[i].find_first_not_of("0123456789") == std::string::npos;
       const size_t index = digits ? std::stoul(keys[i]) : node.size();
       if (index >= node.size())
-        throw Error(ErrorKind::config, "the list has " + std::to_string(node.size()) + " elements, '" + keys[i] + "' is none of them", "--set " + assignment);
+        throw Error(ErrorKind::config, "the list has " + std::to_string(node.size()) + " elements, '" + keys[i] + "' is none of them", origin);
       if (i + 1 == keys.size()) node[index] = value;
       else next.reset(node[index]);
     } else {
-      if (!node.IsMap() && !node.IsNull()) throw Error(ErrorKind::config, "'" + path + "' lies in a value that has no keys", "--set " + assignment);
+      if (!node.IsMap() && !node.IsNull()) throw Error(ErrorKind::config, "'" + path + "' lies in a value that has no keys", origin);
       if (i + 1 == keys.size()) node[keys[i]] = value;
       else {
         if (!node[keys[i]] || node[keys[i]].IsNull()) node[keys[i]] = YAML::Node(YAML::NodeType::Map);
@@ -73,13 +77,19 @@ void ConfigSource::set(const std::string& assignment) {
     }
     if (i + 1 < keys.size()) node.reset(next);
   }
-  overrides_[path] = assignment;
+  overrides_[path] = origin;
+}
+
+ConfigSource ConfigSource::clone() const {
+  ConfigSource copy = *this;
+  copy.root_.reset(YAML::Clone(root_));
+  return copy;
 }
 
 std::string ConfigSource::where(const std::string& path, const YAML::Node& node) const {
   std::string prefix = path;
   for (;;) {
-    if (const auto found = overrides_.find(prefix); found != overrides_.end()) return "--set " + found->second;
+    if (const auto found = overrides_.find(prefix); found != overrides_.end()) return found->second;
     const size_t dot = prefix.rfind('.');
     if (dot == std::string::npos) break;
     prefix.resize(dot);

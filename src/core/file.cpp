@@ -95,6 +95,11 @@ std::string read_file(const fs::path& path, std::int64_t limit_bytes) {
   return content;
 }
 
+void rename_synced(const fs::path& from, const fs::path& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) throw_system_error("rename", to, errno);
+  sync_folder(to.parent_path());
+}
+
 void write_file_atomically(const fs::path& path, std::string_view content) {
   const fs::path partial = path.string() + ".partial-" + std::to_string(::getpid());
   const int descriptor = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);

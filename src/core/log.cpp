@@ -42,7 +42,7 @@ void log_to_file(const std::string& path) {
   auto& sinks = logger().sinks();
   sinks.resize(1);
   try {
-    auto file = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path, /*truncate=*/true);
+    auto file = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path, /*truncate=*/false);
     file->set_pattern("%Y-%m-%d %H:%M:%S.%e [%l] %v");
     file->set_level(spdlog::level::debug);
     sinks.push_back(std::move(file));

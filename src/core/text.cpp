@@ -82,6 +82,8 @@ std::string to_text(const nlohmann::ordered_json& value) {
   return value.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
+nlohmann::ordered_json number_or_null(double value) { return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(); }
+
 nlohmann::json parse_json(const std::string& text, const std::string& where) {
   constexpr int kMaxDepth = 200;
   bool too_deep = false;

@@ -98,18 +98,22 @@ struct Describer {
       notes.push_back("output is not set: nothing is written, the results are only printed");
       return {};
     }
-    constexpr std::int64_t kLog = 4 << 10;
+    constexpr std::int64_t kLog = 4 << 10, kManifest = 6 << 10;
     file("miq.log", kLog);
+    file("manifest.json", kManifest);
     const fs::path there = existing_part(job.config.output);
     std::error_code problem;
     const fs::space_info space = fs::space(there, problem);
     const auto free = problem ? std::int64_t{-1} : static_cast<std::int64_t>(space.available);
     if (free >= 0 && bytes > free)
       throw Error(ErrorKind::io, "the job writes about " + format_bytes(bytes) + ", and " + format_bytes(free) + " are free", job.config.output, "free some space, or choose another output");
+    static const char* const kStates[] = {"fresh", "interrupted", "finished"};
+    if (job.state == RunState::interrupted) notes.push_back("an interrupted run is there: it would go on where it ended");
+    if (job.state == RunState::finished) notes.push_back("this run is there and complete: its results would be told again; --overwrite does it anew");
     for (const char* name : {"results.json", "model"})
-      if (fs::exists(fs::path(job.config.output) / name, problem) && (std::string(name) != "model" || job.config.export_))
+      if (job.state == RunState::fresh && fs::exists(fs::path(job.config.output) / name, problem) && (std::string(name) != "model" || job.config.export_))
         notes.push_back((fs::path(job.config.output) / name).string() + " is there and would be replaced");
-    return {{"folder", job.config.output}, {"free_bytes", free < 0 ? Json() : Json(free)}, {"bytes", bytes}, {"files", files}};
+    return {{"folder", job.config.output}, {"state", kStates[static_cast<int>(job.state)]}, {"free_bytes", free < 0 ? Json() : Json(free)}, {"bytes", bytes}, {"files", files}};
   }
 
   Json describe() {
@@ -150,7 +154,7 @@ fs::path existing_part(fs::path folder) {
   return folder;
 }
 
-void check_output(const fs::path& folder) {
+void check_writable(const fs::path& folder) {
   const fs::path there = existing_part(folder);
   std::error_code problem;
   if (!fs::is_directory(there, problem)) throw_system_error("create", folder, ENOTDIR);

@@ -3,11 +3,11 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <vector>
 
 #include "miq/executor/job.h"
 #include "miq/model/language_model.h"
+#include "run_folder.h"
 #include "task_evaluation.h"
 
 namespace miq::executor {
@@ -20,14 +20,14 @@ struct PreparedJob {
   const std::vector<at::Tensor>& calibration_ids;
   const std::vector<at::Tensor>& streams;  ///< of evaluation.perplexity
   const std::vector<PlannedTask>& tasks;
-  const std::optional<dataset::ChatKind>& chat;
+  RunState state;                          ///< of what stands in the output folder
 };
 
 /// The folder, or the nearest one above it that is there.
 std::filesystem::path existing_part(std::filesystem::path folder);
 
 /// Whether the folder can be made or written into. @throws Error{io}
-void check_output(const std::filesystem::path& folder);
+void check_writable(const std::filesystem::path& folder);
 
 /// As dry_run() returns it. @throws Error{io} where the disk has no room for the output.
 nlohmann::ordered_json describe_job(const PreparedJob& job);

@@ -65,13 +65,6 @@ void check_dtype(const ConfigReader& reader, const char* key, const std::string&
   throw Error(ErrorKind::config, "'" + dtype + "' is not a compute type", reader.where(key), "use auto, float32, bfloat16 or float16");
 }
 
-// Parts of the contract that a later version fills: asked for, they are refused, not ignored.
-void refuse_later(ConfigReader& reader, const char* key, const char* what) {
-  const YAML::Node node = reader.take(key);
-  if (node.IsDefined() && !((node.IsMap() || node.IsSequence()) && node.size() == 0))
-    throw Error(ErrorKind::unsupported, std::string(what) + " are not in this version", reader.where(key), std::string("leave ") + key + " out");
-}
-
 void visit_fields(FieldVisitor& v, TaskItem& item) {
   v.text("task", item.task, "a name of `miq list tasks`, a suite of them, or a path that ends in .yaml (docs/add-a-task.md)");
   v.integer("shots", item.options.shots, -1, 1000, "examples before each question; -1 = the task's own number");
@@ -160,7 +153,8 @@ JobConfig read_job_config(const ConfigSource& source) {
     if (config.export_->shard_size == 0) keys->fail("shard_size", "must be a size", "for example 5GiB");
   }
   config.evaluation = read_evaluation(reader);
-  refuse_later(reader, "sweep", "sweeps");
+  config.sweeps = reader.has("sweep");
+  reader.take("sweep");
   config.expect = read_expectations(reader);
   reader.finish();
   if (auto keys = ConfigReader(source).child("model")) check_dtype(*keys, "dtype", config.model.dtype);

@@ -130,7 +130,7 @@ StageSolver::Unit StageSolver::make_unit(model::Block& block, std::int64_t stage
   for (size_t g = 0; g < unit.groups.size(); ++g) {
     InputStatistics& own = *statistics[begin + g];
     try {
-      if (needs.hessian) unit.hessians[g] = own.take_hessian();
+      if (needs.hessian) unit.hessians[g] = shares_statistics_ ? own.hessian() : own.take_hessian();
     } catch (const Error& error) {
       throw Error(error.kind(), error.message(), unit.groups[g].front()->name, error.fix());
     }
@@ -209,11 +209,30 @@ void StageSolver::round(model::Linear& linear, const OnlineTransform& shared, qu
     at::Tensor& scale = quantized->activation_params.scale;
     scale = quantizer::stored_numbers(scale, layer.grid.scale_dtype);
   }
-  if (layer.activation.enabled())
+  install(linear, std::move(quantized), compute_dtype);
+}
+
+// The linear computes with its quantized weight from now on. compute_dtype: undefined where nothing goes through it.
+void StageSolver::install(model::Linear& linear, std::shared_ptr<quantizer::QuantizedLinear> quantized, at::ScalarType compute_dtype) {
+  if (quantized->activation.enabled())
     linear.kernel = make_quantized_kernel(quantized);
   else if (compute_dtype != at::ScalarType::Undefined)
     linear.weight_OI = dequantize(*quantized, compute_dtype);
   finished_[linear.name] = std::move(quantized);
+}
+
+void StageSolver::restore(model::Block& block, const SolvedBlock& solved, at::ScalarType compute_dtype) {
+  for (model::Linear* linear : block.linears()) {
+    const LayerRecipe& layer = recipe_of(*linear);
+    if (layer.keep_float) continue;
+    const auto found = solved.linears.find(linear->name);
+    if (found == solved.linears.end() || found->second->codes_OI.sizes() != at::IntArrayRef({linear->out_features, linear->in_features}))
+      throw Error(ErrorKind::io, "the record of the finished block lacks this linear", linear->name, "start anew with --overwrite");
+    found->second->grid = layer.grid;
+    found->second->activation = layer.activation;
+    install(*linear, found->second, compute_dtype);
+  }
+  to_fold_ = solved.divisors;
 }
 
 void StageSolver::solve_unit(model::Block& block, const Unit& unit, const ModuleSample* sample, at::ScalarType compute_dtype) {

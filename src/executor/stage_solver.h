@@ -5,6 +5,7 @@
 #include <functional>
 #include <set>
 
+#include "block_journal.h"
 #include "distill.h"
 #include "miq/executor/pipeline.h"
 #include "rotation.h"
@@ -22,6 +23,9 @@ class StageSolver {
   StageSolver(const model::LanguageModel& model, const std::vector<PlannedLinear>& plan, const Rotation* rotation,
               std::function<void(const LayerReport&)> report);
 
+  /// Others will solve from the same statistics, which therefore stay as they are.
+  void share_statistics() { shares_statistics_ = true; }
+
   const quantizer::LayerRecipe& recipe_of(const model::Linear& linear) const { return *planned(linear).choice.layer; }
   quantizer::StatisticsNeeds needs(const std::vector<model::Linear*>& linears) const;
   /// Whether a search of that stage looks at sample inputs (AWQ's by its module's output, SmoothQuant's).
@@ -37,6 +41,10 @@ class StageSolver {
   /// quantized weight.
   void solve(model::Block& block, std::int64_t stage, const StageStatistics& statistics, const ModuleSample* sample,
              at::ScalarType compute_dtype);
+  /// What solving has settled of the block, before finish_block folds it.
+  SolvedBlock solved() const { return {finished_, to_fold_, {}}; }
+  /// In place of solving: the linears as they were solved before. @throws Error{io} when one is missing
+  void restore(model::Block& block, const SolvedBlock& solved, at::ScalarType compute_dtype);
   /// Folds transforms, gives the results to the callbacks, installs the final kernels.
   void finish_block(model::Block& block, const PipelineOptions& options);
   const PlannedLinear& planned(const model::Linear& linear) const { return *by_name_.at(linear.name); }
@@ -51,6 +59,7 @@ class StageSolver {
                                               const ModuleSample* sample) const;
   void round(model::Linear& linear, const quantizer::OnlineTransform& shared, quantizer::StageHessian* hessian,
              const quantizer::InputStatistics* statistics, at::ScalarType compute_dtype);
+  void install(model::Linear& linear, std::shared_ptr<quantizer::QuantizedLinear> quantized, at::ScalarType compute_dtype);
   void fold(model::Block& block, std::int64_t stage, size_t group, const at::Tensor& divisor);
   void store_changes(const model::Block& block, const PipelineOptions& options) const;
   void hand_over(model::Block& block, const PipelineOptions& options) const;
@@ -64,6 +73,7 @@ class StageSolver {
   QuantizedLinears finished_;                  // of the current block
   std::map<std::pair<std::int64_t, size_t>, at::Tensor> to_fold_;  // divisor of a stage's group (0 for all behind a norm)
   std::set<std::string> folded_biases_;
+  bool shares_statistics_ = false;
 };
 
 }  // namespace miq::executor

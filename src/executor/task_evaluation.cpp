@@ -5,11 +5,13 @@
 #include <map>
 #include <tuple>
 
+#include "miq/core/digest.h"
 #include "miq/core/error.h"
 #include "miq/core/file.h"
 #include "miq/core/log.h"
 #include "miq/core/text.h"
 #include "miq/evaluator/task_run.h"
+#include "score_store.h"
 
 namespace miq::executor {
 namespace {
@@ -71,6 +73,16 @@ void check_same_documents(const PlannedTask& planned, const std::vector<dataset:
   if (!digests.empty()) refuse(name_of(digests.begin()->first) + " is only there");
 }
 
+std::string digest_of(const std::vector<dataset::TaskSubject>& subjects) {
+  std::string all;
+  for (const dataset::TaskSubject& subject : subjects)
+    for (const dataset::TaskDocument& document : subject.documents) {
+      all += subject.name + evaluator::document_digest(document);
+      for (const dataset::TaskRequest& request : document.requests) all += sha256(request.context);
+    }
+  return sha256(all);
+}
+
 // An earlier run's entry of the task in its results.json; none where that says nothing of it.
 std::optional<std::string> told_records(const PlannedTask& planned, const fs::path& results_file) {
   const nlohmann::json results = parse_json(read_file(results_file), results_file.string());
@@ -126,10 +138,11 @@ std::vector<PlannedTask> list_tasks(const EvaluationConfig& config) {
 
 std::vector<PlannedTask> plan_tasks(const EvaluationConfig& config, const fs::path& data_dir) {
   std::vector<PlannedTask> planned = list_tasks(config);
-  for (const PlannedTask& one : planned) {
+  for (PlannedTask& one : planned) {
     if (one.twin) continue;
     const std::vector<dataset::TaskSubject> subjects = load_documents(one.task, one.options, data_dir);
     evaluator::check_metrics(one.task, subjects);
+    one.digest = digest_of(subjects);
     if (!config.against.empty()) check_same_documents(one, subjects, read_outcomes({one}, config.against)[0].records, config.against);
   }
   return planned;
@@ -140,7 +153,8 @@ bool needs_chat(const std::vector<PlannedTask>& tasks) {
 }
 
 std::vector<TaskOutcome> run_tasks(model::LanguageModel& model, const dataset::Tokenizer& tokenizer, const std::vector<PlannedTask>& tasks,
-                                   const EvaluationConfig& config, const fs::path& data_dir, const std::optional<dataset::ChatKind>& chat) {
+                                   const EvaluationConfig& config, const fs::path& data_dir, const std::optional<dataset::ChatKind>& chat,
+                                   const ScoreStore& store) {
   if (tasks.empty()) return {};
   const bool held = !model.blocks().empty();
   if (!held) model.hold_blocks_if_they_fit();
@@ -152,8 +166,13 @@ std::vector<TaskOutcome> run_tasks(model::LanguageModel& model, const dataset::T
     }
     const auto start = std::chrono::steady_clock::now();
     const std::vector<dataset::TaskSubject> subjects = load_documents(planned.task, planned.options, data_dir);
-    TaskOutcome outcome{evaluator::run_task(model, tokenizer, planned.task, subjects, {config.batch_tokens, chat}), 0};
-    outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    std::optional<TaskOutcome> known = store.task(planned.records);
+    if (!known) {
+      known = {evaluator::run_task(model, tokenizer, planned.task, subjects, {config.batch_tokens, chat}), 0};
+      known->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      store.put(planned.records, *known);
+    }
+    TaskOutcome outcome = std::move(*known);
     log_info("task " + planned.name + ": " + std::to_string(outcome.records.size()) + " documents, " + format_seconds(outcome.seconds));
     if (config.requests) {
       auto record = outcome.records.begin();

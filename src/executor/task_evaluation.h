@@ -22,6 +22,7 @@ struct PlannedTask {
   dataset::TaskOptions options;
   std::int64_t shots = 0;      ///< that it gets
   std::string records;         ///< name of its records file, without the extension
+  std::string digest;          ///< of all that is asked
   std::optional<size_t> twin;  ///< an earlier task that comes to the very same questions, though other shots were asked for: it is run once
 };
 
@@ -50,9 +51,10 @@ std::vector<PlannedTask> plan_tasks(const EvaluationConfig& config, const std::f
 /// Whether one of the tasks asks a chat model.
 bool needs_chat(const std::vector<PlannedTask>& tasks);
 
-/// The records of each task.
+/// The records of each task; what the store has is not asked again.
 std::vector<TaskOutcome> run_tasks(model::LanguageModel& model, const dataset::Tokenizer& tokenizer, const std::vector<PlannedTask>& tasks,
-                                   const EvaluationConfig& config, const std::filesystem::path& data_dir, const std::optional<dataset::ChatKind>& chat);
+                                   const EvaluationConfig& config, const std::filesystem::path& data_dir, const std::optional<dataset::ChatKind>& chat,
+                                   const class ScoreStore& store);
 
 /// The records of another run's folder, found by its results.json: of the same tasks with the same shots.
 /// @throws Error{io} for a task that it lacks.

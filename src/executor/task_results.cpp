@@ -18,7 +18,6 @@ using evaluator::DivisionSummary;
 using evaluator::MetricValue;
 using evaluator::Record;
 
-Json number_or_null(double value) { return std::isfinite(value) ? Json(value) : Json(); }
 double number(const Json& value) { return value.is_number() ? value.get<double>() : evaluator::kUndefined; }
 
 // One metric with what it is compared with.

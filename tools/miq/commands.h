@@ -24,13 +24,16 @@ struct JobOptions {
   std::string config, model, output, device, data_dir, memory;
   std::vector<std::string> assignments, tasks, expectations;
   std::int64_t shots = -1, limit = 0;
-  bool strict = false;
+  bool strict = false, overwrite = false;
 };
 void add_job_options(CLI::App& command, JobOptions& options);
+/// The file with `--set` and the flags over it. @throws Error
+ConfigSource read_source(const JobOptions& options);
 /// The configuration they give, flags over `--set` over the file. @throws Error
 executor::JobConfig read_job(const JobOptions& options);
 
 void add_job_commands(CLI::App& program);      ///< quantize, eval, run
+void add_sweep_command(CLI::App& program);
 void add_plan_command(CLI::App& program);
 void add_generate_command(CLI::App& program);
 void add_inspect_command(CLI::App& program);

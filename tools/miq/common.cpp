@@ -24,6 +24,7 @@ void add_job_options(CLI::App& command, JobOptions& options) {
   command.add_option("--shots", options.shots, "of --tasks")->check(CLI::Range(0, 1000));
   command.add_option("--limit", options.limit, "of --tasks: the first so many documents of each subject")->check(CLI::Range(1, 1 << 30));
   command.add_flag("--strict", options.strict, "an event (raised damping, a fallback, dead inputs) is a failure");
+  command.add_flag("--overwrite", options.overwrite, "begin anew whatever the run directory holds; else an interrupted run goes on");
   command.add_option("--set", options.assignments, "key.path=value, typed as YAML; repeatable")
       ->type_name("KEY=VALUE")
       ->expected(1)
@@ -48,7 +49,7 @@ static std::string task_list(const JobOptions& options) {
   return list.dump();
 }
 
-executor::JobConfig read_job(const JobOptions& options) {
+ConfigSource read_source(const JobOptions& options) {
   set_verbosity(options.common.verbosity());
   ConfigSource source = options.config.empty() ? ConfigSource::empty() : ConfigSource::from_file(options.config);
   const bool foreign = executor::is_mi_optimize(source);
@@ -58,12 +59,19 @@ executor::JobConfig read_job(const JobOptions& options) {
   if (!options.tasks.empty()) source.set("evaluation.tasks=" + task_list(options));
   else if (options.shots >= 0 || options.limit > 0)
     throw Error(ErrorKind::config, "--shots and --limit are of --tasks", options.shots >= 0 ? "--shots" : "--limit", "add --tasks, or set shots and limit in evaluation.tasks");
-  executor::JobConfig config = executor::read_job_config(source);
-  if (!options.model.empty()) config.model.path = options.model;
-  if (!options.output.empty()) config.output = options.output;
-  if (!options.device.empty()) config.device = options.device;
-  if (!options.data_dir.empty()) config.data_dir = options.data_dir;
-  config.strict = config.strict || options.strict;
+  const auto put = [&](const char* path, const std::string& value, const char* flag) {
+    if (!value.empty()) source.put(path, YAML::Node(value), flag);
+  };
+  put("model.path", options.model, "--model");
+  put("output", options.output, "--output");
+  put("device", options.device, "--device");
+  put("data_dir", options.data_dir, "--data-dir");
+  if (options.strict) put("strict", "true", "--strict");
+  return source;
+}
+
+executor::JobConfig read_job(const JobOptions& options) {
+  executor::JobConfig config = executor::read_job_config(read_source(options));
   for (const std::string& gate : options.expectations) config.expect.push_back(executor::read_expectation(gate, "--expect '" + gate + "'"));
   return config;
 }

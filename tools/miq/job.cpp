@@ -1,8 +1,10 @@
 // miq quantize, eval, run.
 #include "commands.h"
+#include "miq/core/error.h"
 #include "miq/core/text.h"
 #include "miq/executor/job.h"
 #include "miq/executor/plan.h"
+#include "miq/executor/sweep.h"
 
 namespace miq::tools {
 namespace {
@@ -23,17 +25,29 @@ void add_job_command(CLI::App& program, const std::string& name, const std::stri
   add_examples(*command, examples);
   command->callback([options, mode] {
     const executor::JobConfig config = read_job(*options);
+    if (config.sweeps) throw Error(ErrorKind::config, "the configuration describes a sweep", options->config, "run it with miq sweep, or leave sweep out");
     if (options->dry_run) {
-      const nlohmann::ordered_json job = executor::dry_run(config, mode);
+      const nlohmann::ordered_json job = executor::dry_run(config, mode, {options->overwrite});
       return print(options->common.json ? to_text(job) : executor::format_dry_run(job));
     }
-    const nlohmann::ordered_json results = executor::run_job(config, mode);
+    const nlohmann::ordered_json results = executor::run_job(config, mode, {options->overwrite});
     print(options->common.json ? to_text(results) : executor::format_report(results));
     executor::require_met(results);
   });
 }
 
 }  // namespace
+
+void add_sweep_command(CLI::App& program) {
+  CLI::App* const command = program.add_subcommand("sweep", "run every combination of the values that `sweep` lists for some keys");
+  const auto options = std::make_shared<JobOptions>();
+  add_job_options(*command, *options);
+  add_examples(*command, {"miq sweep --config configs/tiny.yaml --set 'sweep={recipe.preset: [rtn, gptq], recipe.grid.bits: [4, 3]}' --output runs/sweep"});
+  command->callback([options] {
+    const nlohmann::ordered_json summary = executor::run_sweep(executor::read_sweep(read_source(*options)), {options->overwrite});
+    print(options->common.json ? to_text(summary) : executor::format_sweep(summary));
+  });
+}
 
 void add_plan_command(CLI::App& program) {
   CLI::App* const command = program.add_subcommand("plan", "what every linear will get, and what it will cost, before a weight is read");

@@ -27,7 +27,7 @@ miq::Error from_libtorch(const c10::Error& error) {
 // The sections of miq --help, in their order.
 void group_commands(CLI::App& program) {
   static const std::pair<const char*, std::vector<const char*>> kSections[] = {
-      {"Quantize and judge", {"run", "quantize", "eval", "plan"}},
+      {"Quantize and judge", {"run", "quantize", "eval", "sweep", "plan"}},
       {"Checkpoints", {"inspect", "export", "verify"}},
       {"Run a model", {"generate", "serve", "bench"}},
       {"Look up and set up", {"list", "config", "doctor", "completion"}},
@@ -43,6 +43,7 @@ int run(int argc, char** argv) {
   program.require_subcommand(1);
   program.failure_message([](const CLI::App*, const CLI::Error& error) { return std::string(error.what()); });
   miq::tools::add_job_commands(program);
+  miq::tools::add_sweep_command(program);
   miq::tools::add_plan_command(program);
   miq::tools::add_generate_command(program);
   miq::tools::add_inspect_command(program);

@@ -66,6 +66,10 @@ class ConfigSource {
 
   /// Applies `key.path=value` (value: YAML; list elements by index). @throws Error{config}
   void set(const std::string& assignment);
+  /// Sets the value at `path`, which `origin` gave: messages name that. @throws Error{config}
+  void put(const std::string& path, const YAML::Node& value, const std::string& origin);
+  /// A source of its own, whose changes are not this one's.
+  ConfigSource clone() const;
   /// Replaces the tree, for example by a translation of it.
   void replace(const YAML::Node& root) { root_.reset(root); }
   const YAML::Node& root() const { return root_; }
@@ -76,7 +80,7 @@ class ConfigSource {
  private:
   std::string name_;
   YAML::Node root_;
-  std::map<std::string, std::string> overrides_;  // path -> assignment
+  std::map<std::string, std::string> overrides_;  // path -> origin
 };
 
 /// Reads one mapping; every key must be asked for before finish().

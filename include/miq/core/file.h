@@ -16,6 +16,9 @@ std::string read_file(const std::filesystem::path& path, std::int64_t limit_byte
 /// new one. @throws Error{io}, leaving no temporary file.
 void write_file_atomically(const std::filesystem::path& path, std::string_view content);
 
+/// Renames a file that is written and synced, replacing a former one, so that the rename survives a crash. @throws Error{io}
+void rename_synced(const std::filesystem::path& from, const std::filesystem::path& to);
+
 /// A folder being written. Made as `<final>.partial-<pid>`; commit() renames it to its final name,
 /// replacing a former one; without commit() the destructor removes it. What a killed process left of
 /// its own is removed when the next one starts.

@@ -13,7 +13,7 @@ enum class LogLevel { debug, info, warning, error };
 /// always gets debug.
 void set_verbosity(int verbosity);
 
-/// Also writes to `path` (truncated) from now on. @throws Error{io} when it cannot be opened.
+/// Also writes to the end of `path` from now on. @throws Error{io} when it cannot be opened.
 void log_to_file(const std::string& path);
 
 void log(LogLevel level, std::string_view message);

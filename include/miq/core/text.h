@@ -21,6 +21,9 @@ std::string printable(const std::string& text);
 /// JSON for people and programs: indented, bytes that are not UTF-8 replaced.
 std::string to_text(const nlohmann::ordered_json& value);
 
+/// The number, or null where it is not finite: JSON has no NaN.
+nlohmann::ordered_json number_or_null(double value);
+
 /// Parses JSON from an untrusted file. @throws Error{io} with `where` and the parser's position on a
 /// syntax error or a nesting deeper than 200.
 nlohmann::json parse_json(const std::string& text, const std::string& where);

@@ -51,6 +51,8 @@ class ReferenceDistributions {
   void keep(const at::Tensor& logits_RV);     ///< as many of the rows as there is room for, in float32
   void compare(const at::Tensor& logits_RV);  ///< with the next of the kept rows, as many as are left
   Divergence divergence() const;              ///< of what was compared
+  const std::vector<at::Tensor>& kept() const { return kept_; }         ///< log-probabilities [rows, V], part by part
+  void restore(std::vector<at::Tensor> kept) { kept_ = std::move(kept); }  ///< what another kept
 
  private:
   std::int64_t bytes_left_;

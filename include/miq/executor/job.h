@@ -14,15 +14,21 @@ enum class JobMode {
   run,       ///< quantizes, then scores the quantized model from memory
 };
 
+struct JobOptions {
+  bool overwrite = false;  ///< whatever stands in the output folder, the job begins anew
+};
+
 /// Does the job and returns the content of results.json, which also stands in `config.output` (with
-/// the log and, if exported, the checkpoint in model/) unless that is empty. Everything that can be
-/// checked beforehand is, before a weight is read. @throws Error
-nlohmann::ordered_json run_job(const JobConfig& config, JobMode mode);
+/// the log and, if exported, the checkpoint in model/) unless that is empty. What an interrupted job with the
+/// same configuration, model and data left in the folder is not done again, and the outcome is the same to the last bit; a
+/// complete one's results are returned as they are. Everything that can be checked beforehand is, before a weight is read.
+/// @throws Error, Error{config} naming the differences when another job's output is in the folder
+nlohmann::ordered_json run_job(const JobConfig& config, JobMode mode, const JobOptions& options = {});
 
 /// Checks all that run_job checks before the work, and that the disk has room; reads headers, calibration data and documents, writes nothing.
 /// Returns what the job would do: command, model, plan (as describe_plan), calibration, evaluation, expect, output (files and their
-/// expected sizes), notes. @throws Error as run_job.
-nlohmann::ordered_json dry_run(const JobConfig& config, JobMode mode);
+/// expected sizes, state: of the run that is there already), notes. @throws Error as run_job.
+nlohmann::ordered_json dry_run(const JobConfig& config, JobMode mode, const JobOptions& options = {});
 
 /// That for a terminal.
 std::string format_dry_run(const nlohmann::ordered_json& job);

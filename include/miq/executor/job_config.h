@@ -77,6 +77,7 @@ struct JobConfig {
   std::optional<ExportConfig> export_;
   EvaluationConfig evaluation;
   std::vector<Expectation> expect;
+  bool sweeps = false;  ///< the file describes a sweep (sweep.h), of which this is what its variants have in common
 };
 
 /// A gate in one line, "perplexity.wikitext2 <= 1.03 x baseline"; `where` names it in messages.

@@ -23,9 +23,28 @@ struct LayerReport {
   std::vector<quantizer::Event> events;
 };
 
+/// What something took.
+struct Effort {
+  double seconds = 0, cpu_seconds = 0;
+  std::map<std::string, double> seconds_by_phase;  ///< read, forward, statistics, solve, write
+
+  Effort& operator+=(const Effort& other) {
+    seconds += other.seconds;
+    cpu_seconds += other.cpu_seconds;
+    for (const auto& entry : other.seconds_by_phase) seconds_by_phase[entry.first] += entry.second;
+    return *this;
+  }
+  Effort operator/(double parts) const {
+    Effort part{seconds / parts, cpu_seconds / parts, seconds_by_phase};
+    for (auto& entry : part.seconds_by_phase) entry.second /= parts;
+    return part;
+  }
+};
+
 struct PipelineResult {
   std::vector<LayerReport> layers;            ///< quantized ones only
   std::map<std::string, double> seconds_by_phase;
+  Effort earlier;                             ///< of the blocks that the journal had
   std::vector<model::Block> blocks;           ///< with quantized kernels; empty unless kept
 };
 
@@ -38,6 +57,8 @@ struct PipelineOptions {
   /// When set, nothing is quantized: sees every linear that would be, with its float32 weight and the
   /// Hessian of its inputs in the float model.
   std::function<void(const PlannedLinear&, const at::Tensor& weight_OI, quantizer::StageHessian&)> survey;
+  /// Where finished blocks are kept: those that it has are not solved again. Null: nowhere.
+  const class BlockJournal* journal = nullptr;
   bool keep_blocks = false;
   bool strict = false;                        ///< an event ends the run
   std::filesystem::path folder;               ///< of hidden states that rest on disk; empty: the system's for temporary files

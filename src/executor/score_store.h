@@ -1,0 +1,35 @@
+// Scores of one model that are finished, on disk: perplexities, the distributions that others are compared with, tasks' records.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+
+#include "miq/evaluator/perplexity.h"
+#include "task_evaluation.h"
+
+namespace miq::executor {
+
+class ScoreStore {
+ public:
+  /// Makes the folder. An empty path keeps nothing. @throws Error{io}
+  explicit ScoreStore(std::filesystem::path folder);
+
+  /// Of the i-th element of evaluation.perplexity; the divergence from the baseline where it was measured.
+  struct Perplexity {
+    evaluator::Perplexity score;
+    std::optional<evaluator::Divergence> divergence;
+  };
+  std::optional<Perplexity> perplexity(size_t i) const;
+  void put(size_t i, const Perplexity& perplexity) const;
+  /// The distributions kept with the i-th perplexity of a baseline.
+  std::optional<std::vector<at::Tensor>> distributions(size_t i) const;
+  void put_distributions(size_t i, const std::vector<at::Tensor>& parts) const;
+  /// By the name of its records.
+  std::optional<TaskOutcome> task(const std::string& records) const;
+  void put(const std::string& records, const TaskOutcome& outcome) const;
+
+ private:
+  std::filesystem::path folder_;
+};
+
+}  // namespace miq::executor
