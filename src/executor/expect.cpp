@@ -198,8 +198,8 @@ Json judge_expectations(const JobConfig& config, JobMode mode, const Json& resul
     if (bound.relative == Relative::plus) limit += value_of(figure, figure.baseline, results);
     judged.push_back({{"what", gate.what},
                       {"bound", gate.bound},
-                      {"value", std::isfinite(value) ? Json(value) : Json()},
-                      {"limit", std::isfinite(limit) ? Json(limit) : Json()},
+                      {"value", number_or_null(value)},
+                      {"limit", number_or_null(limit)},
                       {"met", std::isfinite(value) && std::isfinite(limit) && holds(value, bound.compare, limit)}});
   }
   return judged;
