@@ -22,6 +22,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def parse_under_harness(parser, script):
+    """The arguments. With --harness-python, `script` begins again under that interpreter."""
+    parser.add_argument("--harness-python", help="an interpreter that has lm_eval")
+    args = parser.parse_args()
+    if args.harness_python:
+        own = list(sys.argv[1:])
+        at = next(i for i, a in enumerate(own) if a.startswith("--harness-python"))
+        del own[at:at + (1 if "=" in own[at] else 2)]
+        os.execv(args.harness_python, [args.harness_python, script, *own])
+    return args
+
+
 def cpu_seconds(who):
     usage = resource.getrusage(who)
     return usage.ru_utime + usage.ru_stime
@@ -89,11 +101,7 @@ def main():
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], help="more settings for miq")
     parser.add_argument("--miq", default=str(ROOT / "build/release/miq"))
-    parser.add_argument("--harness-python", help="an interpreter that has lm_eval")
-    args = parser.parse_args()
-    if args.harness_python:
-        own = [a for a in sys.argv[1:] if a != args.harness_python and a != "--harness-python" and not a.startswith("--harness-python=")]
-        os.execv(args.harness_python, [args.harness_python, __file__, *own])
+    args = parse_under_harness(parser, __file__)
     lm = load_harness(args)
     rows = []
     for _ in range(args.repeat):

@@ -172,13 +172,7 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--set", action="append", default=[], help="more settings for miq")
     parser.add_argument("--miq", default=str(ROOT / "build/release/miq"))
-    parser.add_argument("--harness-python", help="an interpreter that has lm_eval")
-    args = parser.parse_args()
-    if args.harness_python:
-        own = list(sys.argv[1:])
-        at = next(i for i, a in enumerate(own) if a.startswith("--harness-python"))
-        del own[at:at + (1 if "=" in own[at] else 2)]
-        os.execv(args.harness_python, [args.harness_python, __file__, *own])
+    args = harness.parse_under_harness(parser, __file__)
     args.dtype, args.batch_size = "float32", 1
     entries, tasks = plan(args)
     with tempfile.TemporaryDirectory() as folder:

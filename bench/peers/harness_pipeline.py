@@ -148,13 +148,7 @@ def main():
     parser.add_argument("--shots", type=int, default=0)
     parser.add_argument("--limit", type=int, default=40)
     parser.add_argument("--miq", default=str(harness.ROOT / "build/release/miq"))
-    parser.add_argument("--harness-python", help="an interpreter that has lm_eval")
-    args = parser.parse_args()
-    if args.harness_python:
-        own = list(sys.argv[1:])
-        at = next(i for i, a in enumerate(own) if a.startswith("--harness-python"))
-        del own[at:at + (1 if "=" in own[at] else 2)]
-        os.execv(args.harness_python, [args.harness_python, __file__, *own])
+    args = harness.parse_under_harness(parser, __file__)
     work = tempfile.TemporaryDirectory()
     folder = Path(work.name)
     os.environ.update(HF_DATASETS_CACHE=str(folder / "cache"), HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")

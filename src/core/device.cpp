@@ -52,11 +52,13 @@ at::Device parse_device(const std::string& name) {
   return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
 }
 
+bool has_cpu_feature(const std::string& flag) { return cpu_flags().count(flag) > 0; }
+
 bool has_fast_bfloat16(const at::Device& device) {
-  return !device.is_cpu() || cpu_flags().count("avx512_bf16") || cpu_flags().count("amx_bf16");
+  return !device.is_cpu() || has_cpu_feature("avx512_bf16") || has_cpu_feature("amx_bf16");
 }
 
-bool has_fast_float16(const at::Device& device) { return !device.is_cpu() || cpu_flags().count("amx_fp16"); }
+bool has_fast_float16(const at::Device& device) { return !device.is_cpu() || has_cpu_feature("amx_fp16"); }
 
 std::string describe(const at::Device& device) {
   if (!device.is_cpu()) return device.str();

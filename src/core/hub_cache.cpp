@@ -46,12 +46,6 @@ std::string variable(const char* name) {
   return value != nullptr ? value : "";
 }
 
-fs::path cache_folder() {
-  if (const std::string cache = variable("HF_HUB_CACHE"); !cache.empty()) return cache;
-  if (const std::string home = variable("HF_HOME"); !home.empty()) return fs::path(home) / "hub";
-  return fs::path(variable("HOME")) / ".cache" / "huggingface" / "hub";
-}
-
 // The commit that a branch or tag stood at when it was downloaded; else the revision is one itself.
 std::string commit_of(const fs::path& repository, const std::string& revision) {
   const fs::path reference = repository / "refs" / revision;
@@ -64,6 +58,12 @@ std::string commit_of(const fs::path& repository, const std::string& revision) {
 
 }  // namespace
 
+fs::path hub_cache_folder() {
+  if (const std::string cache = variable("HF_HUB_CACHE"); !cache.empty()) return cache;
+  if (const std::string home = variable("HF_HOME"); !home.empty()) return fs::path(home) / "hub";
+  return fs::path(variable("HOME")) / ".cache" / "huggingface" / "hub";
+}
+
 fs::path resolve_model_path(const std::string& model) {
   std::error_code problem;
   if (model.empty())
@@ -71,7 +71,7 @@ fs::path resolve_model_path(const std::string& model) {
   if (fs::exists(model, problem)) return model;
   const std::optional<HubId> id = parse_id(model);
   if (!id) throw Error(ErrorKind::io, "no such model folder", printable(model), "check the path");
-  const fs::path repository = cache_folder() / ("models--" + id->organisation + "--" + id->name);
+  const fs::path repository = hub_cache_folder() / ("models--" + id->organisation + "--" + id->name);
   const std::string commit = commit_of(repository, id->revision), name = id->organisation + "/" + id->name;
   if (is_hub_name(commit)) {
     const fs::path snapshot = repository / "snapshots" / commit;

@@ -60,12 +60,7 @@ std::string with_split(std::string pattern, const std::string& split) {
 
 [[noreturn]] void throw_missing(const NamedCorpus& corpus, const std::string& split, const fs::path& data_dir) {
   std::string present;
-  for (const char* candidate : {"train", "validation", "test"})
-    for (const auto& place : corpus.places)
-      if (fs::exists(data_dir / with_split(place.path, candidate))) {
-        present += (present.empty() ? "" : ", ") + std::string(candidate);
-        break;
-      }
+  for (const std::string& candidate : corpus_splits(corpus.name, data_dir)) present += (present.empty() ? "" : ", ") + candidate;
   throw Error(ErrorKind::io, std::string("no split '") + split + "' of " + corpus.name, (data_dir / corpus.name).string(),
               present.empty() ? "give the folder that holds it with --data-dir or MIQ_DATA, or name your own .txt or .jsonl"
                               : "there are: " + present);
@@ -86,6 +81,16 @@ std::vector<std::string> corpus_names() {
   std::vector<std::string> names;
   for (const NamedCorpus& corpus : named_corpora()) names.push_back(corpus.name);
   return names;
+}
+
+std::vector<std::string> corpus_splits(const std::string& corpus, const fs::path& data_dir) {
+  std::vector<std::string> splits;
+  std::error_code problem;
+  for (const NamedCorpus& named : named_corpora())
+    for (const char* split : {"train", "validation", "test"})
+      if (corpus == named.name && std::any_of(named.places.begin(), named.places.end(), [&](const auto& place) { return fs::exists(data_dir / with_split(place.path, split), problem); }))
+        splits.emplace_back(split);
+  return splits;
 }
 
 Corpus load_corpus(const std::string& corpus, const std::string& split, const fs::path& data_dir) {

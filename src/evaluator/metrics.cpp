@@ -134,6 +134,13 @@ Record score_document(const dataset::Task& task, const dataset::TaskSubject& sub
   return record;
 }
 
+std::vector<std::string> figure_names(const dataset::Task& task) {
+  std::vector<std::string> names;
+  for (const std::string& metric : task.metrics)
+    for (const std::string& name : figures_of(task, metric)) names.push_back(name);
+  return names;
+}
+
 std::vector<MetricValue> summarise(const dataset::Task& task, const std::vector<Record>& records, const SummaryOptions& options) {
   const bool equal = options.weights == Weights::equal || (options.weights == Weights::task && task.equal_weights);
   std::vector<MetricValue> values;

@@ -85,12 +85,18 @@ std::vector<double> mean_losses(model::LanguageModel& model, const at::Tensor& i
 
 }  // namespace
 
+std::int64_t num_windows(std::int64_t tokens, const PerplexityConfig& config) {
+  const size_t windows = cut_windows(tokens, config).size();
+  if (windows == 0)
+    throw Error(ErrorKind::config, "the corpus has " + std::to_string(tokens) + " tokens, not one window of " + std::to_string(config.seqlen),
+                "evaluation.perplexity (" + config.corpus + " " + config.split + ")", "lower seqlen");
+  return static_cast<std::int64_t>(windows);
+}
+
 Perplexity perplexity(model::LanguageModel& model, const at::Tensor& ids, const PerplexityConfig& config, const SeeLogits& see) {
   const auto start = std::chrono::steady_clock::now();
+  num_windows(ids.size(0), config);  // there is one
   const std::vector<Window> windows = cut_windows(ids.size(0), config);
-  if (windows.empty())
-    throw Error(ErrorKind::config, "the corpus has " + std::to_string(ids.size(0)) + " tokens, not one window of " + std::to_string(config.seqlen),
-                "evaluation.perplexity (" + config.corpus + " " + config.split + ")", "lower seqlen");
   // As many windows at a time as their residual streams fit into hidden_bytes().
   const std::int64_t window_bytes = config.seqlen * model.architecture().hidden_size * 4;
   const auto group = static_cast<size_t>(std::max<std::int64_t>(1, hidden_bytes(model) / window_bytes));

@@ -6,6 +6,7 @@
 #include "miq/core/error.h"
 #include "miq/core/hub_cache.h"
 #include "miq/format/format.h"
+#include "expect.h"
 #include "recipe_config.h"
 
 namespace miq::executor {
@@ -62,13 +63,6 @@ void check_dtype(const ConfigReader& reader, const char* key, const std::string&
   static const std::vector<std::string> kKnown = {"auto", "float32", "bfloat16", "float16"};
   if (std::find(kKnown.begin(), kKnown.end(), dtype) != kKnown.end()) return;
   throw Error(ErrorKind::config, "'" + dtype + "' is not a compute type", reader.where(key), "use auto, float32, bfloat16 or float16");
-}
-
-// Parts of the contract that a later version fills: asked for, they are refused, not ignored.
-void refuse_later(ConfigReader& reader, const char* key, const char* what) {
-  const YAML::Node node = reader.take(key);
-  if (node.IsDefined() && !((node.IsMap() || node.IsSequence()) && node.size() == 0))
-    throw Error(ErrorKind::unsupported, std::string(what) + " are not in this version", reader.where(key), std::string("leave ") + key + " out");
 }
 
 void visit_fields(FieldVisitor& v, TaskItem& item) {
@@ -161,7 +155,7 @@ JobConfig read_job_config(const ConfigSource& source) {
   config.evaluation = read_evaluation(reader);
   const YAML::Node sweep = reader.take("sweep");
   config.sweeps = sweep.IsDefined() && !sweep.IsNull() && !(sweep.IsMap() && sweep.size() == 0);
-  refuse_later(reader, "expect", "quality gates");
+  config.expect = read_expectations(reader);
   reader.finish();
   if (auto keys = ConfigReader(source).child("pipeline"); keys && !keys->has("order") && config.pipeline.propagate == Propagate::floating)
     config.pipeline.order = Order::block;
@@ -191,6 +185,9 @@ static ConfigDumper dump(JobConfig config) {
   }
   dumper.end();
   visit_rest(dumper, config.evaluation);
+  dumper.end();
+  dumper.begin("expect", "quality gates: a figure and its bounds; one that is missed is exit status 5 (configs/README.md)");
+  dump_expectations(dumper, config.expect);
   dumper.end();
   return dumper;
 }

@@ -7,6 +7,8 @@
 #include <cmath>
 
 #include "cost.h"
+#include "dry_run.h"
+#include "expect.h"
 #include "miq/core/device.h"
 #include "miq/core/digest.h"
 #include "miq/core/dtype.h"
@@ -67,9 +69,12 @@ void JobRun::check_output() const {
     throw Error(ErrorKind::config, "the export would replace the model it is made from", config_.model.path, "choose another output");
 }
 
-void JobRun::prepare() {
+void JobRun::prepare(bool dry) {
+  check_expectations(config_, mode_);
   check_output();
-  if (writes()) {
+  if (writes() && dry) {
+    check_writable(config_.output);
+  } else if (writes()) {
     folder_ = std::make_unique<RunFolder>(config_.output);
     log_to_file((folder_->path() / "miq.log").string());
   }
@@ -99,10 +104,12 @@ const std::vector<at::Tensor>& JobRun::tokens_of(const std::string& what, const 
 }
 
 void JobRun::prepare_evaluation() {
-  for (const evaluator::PerplexityConfig& item : config_.evaluation.perplexity)
+  for (const evaluator::PerplexityConfig& item : config_.evaluation.perplexity) {
     streams_.push_back(tokens_of(item.corpus + "\n" + item.split, [&] {
       return std::vector<at::Tensor>{dataset::tokenize(dataset::load_corpus(item.corpus, item.split, config_.data_dir), need_tokenizer())};
     }).front());
+    evaluator::num_windows(streams_.back().size(0), item);  // too short a corpus is told now
+  }
   tasks_ = plan_tasks(config_.evaluation, config_.data_dir);
   if (!tasks_.empty()) need_tokenizer();
   if (needs_chat(tasks_)) chat_ = dataset::detect_chat_kind(config_.model.path);
@@ -154,7 +161,7 @@ void JobRun::read_calibration() {
 // Where files lie is left out, for their content is there; and what no result depends on.
 Json JobRun::manifest() const {
   Json config = to_json(config_);
-  for (const char* key : {"output", "data_dir", "device"}) config.erase(key);
+  for (const char* key : {"output", "data_dir", "device", "expect"}) config.erase(key);
   config["model"].erase("path");
   config["evaluation"].erase("batch_tokens");
   auto digests = shared_->digests.find(config_.model.path);
@@ -243,7 +250,9 @@ Json JobRun::run() {
   switch (begin()) {
     case RunState::finished:
       log_info(config_.output + ": this run is complete; --overwrite does it anew");
-      return read_results(fs::path(config_.output) / "results.json");
+      results_ = read_results(fs::path(config_.output) / "results.json");
+      if (Json told = judged(results_); told != results_) folder_->finish(results_ = std::move(told));
+      return std::move(results_);
     case RunState::interrupted: log_info(config_.output + ": goes on with an interrupted run"); break;
     case RunState::fresh: break;
   }
@@ -257,8 +266,21 @@ Json JobRun::run() {
   if (!config_.evaluation.against.empty()) baselines.tasks = read_outcomes(tasks_, config_.evaluation.against);
   results_.update(tell_tasks(tasks_, scores.tasks, baselines.tasks, config_.evaluation, config_.output));
   results_["events"] = events_;
+  results_ = judged(std::move(results_));
   if (writes()) folder_->finish(results_);
   return std::move(results_);
+}
+
+// With the gates of this call, which may be others than those of the call that made the results.
+Json JobRun::judged(Json results) const {
+  results.erase("expect");
+  if (!config_.expect.empty()) results["expect"] = judge_expectations(config_, mode_, results);
+  return results;
+}
+
+Json JobRun::describe() const {
+  const RunState state = writes() && !options_.overwrite ? state_of(config_.output, manifest()) : RunState::fresh;
+  return describe_job({config_, mode_, *model_, calibration_ids_, streams_, tasks_, state});
 }
 
 nlohmann::ordered_json run_job(const JobConfig& config, JobMode mode, const JobOptions& options) {
@@ -266,6 +288,13 @@ nlohmann::ordered_json run_job(const JobConfig& config, JobMode mode, const JobO
   JobRun job(config, mode, options);
   job.prepare();
   return job.run();
+}
+
+nlohmann::ordered_json dry_run(const JobConfig& config, JobMode mode, const JobOptions& options) {
+  const c10::InferenceMode inference;
+  JobRun job(config, mode, options);
+  job.prepare(/*dry=*/true);
+  return job.describe();
 }
 
 }  // namespace miq::executor

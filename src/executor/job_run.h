@@ -30,7 +30,10 @@ class JobRun {
   JobRun(const JobConfig& config, JobMode mode, const JobOptions& options, std::shared_ptr<SharedInputs> shared = std::make_shared<SharedInputs>());
 
   /// Opens everything the job will need, so that what is missing is told before the work. @throws Error
-  void prepare();
+  /// `dry`: nothing is made or taken.
+  void prepare(bool dry = false);
+  /// What the rest would do (dry_run()). After prepare().
+  nlohmann::ordered_json describe() const;
   /// What a run is a run of: the configuration, digests of the model and the data. After prepare().
   nlohmann::ordered_json manifest() const;
   /// The rest, from where an earlier process left it. @throws Error
@@ -66,6 +69,7 @@ class JobRun {
   const dataset::Tokenizer& need_tokenizer();
   void open_model(const std::string& path);
   void check_output() const;
+  nlohmann::ordered_json judged(nlohmann::ordered_json results) const;
   void prepare_evaluation();
   void read_calibration();
   void check_memory();

@@ -1,6 +1,7 @@
 // results.json as tables for people.
 #include <cmath>
 
+#include "expect.h"
 #include "miq/core/memory.h"
 #include "miq/core/text.h"
 #include "miq/executor/job.h"
@@ -188,6 +189,7 @@ std::string format_report(const Json& results) {
   if (const size_t count = results["events"].size(); count > 0)
     section(std::to_string(count) + (count == 1 ? " event" : " events") + " out of the ordinary (see results.json), the first: " +
             results["events"][0]["layer"].get<std::string>() + ": " + results["events"][0]["code"].get<std::string>());
+  if (results.contains("expect")) section(expectation_table(results["expect"]));
   return text;
 }
 

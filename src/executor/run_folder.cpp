@@ -41,6 +41,12 @@ std::string join(const std::vector<std::string>& lines, size_t most) {
   return lines.size() > most ? text + "; and " + std::to_string(lines.size() - most) + " more" : text;
 }
 
+Json with_version(const Json& manifest) {
+  Json whole = {{"manifest", kManifestVersion}};
+  whole.update(manifest);
+  return whole;
+}
+
 void remove_tree(const fs::path& path) {
   std::error_code problem;
   fs::remove_all(path, problem);
@@ -80,30 +86,29 @@ RunFolder::~RunFolder() {
   if (descriptor_ >= 0) ::close(descriptor_);
 }
 
+RunState state_of(const fs::path& folder, const Json& manifest) {
+  const fs::path file = folder / "manifest.json";
+  if (!fs::exists(file)) return RunState::fresh;
+  Json was = read_results(file), is = with_version(manifest);
+  const Json environment_was = was.value("environment", Json()), environment_is = is.value("environment", Json());
+  was.erase("environment");
+  is.erase("environment");
+  if (const std::vector<std::string> changes = differences(was, is); !changes.empty())
+    throw Error(ErrorKind::config, "the folder holds another run: " + join(changes, 8), folder.string(), "choose another output, or start anew with --overwrite");
+  if (fs::exists(folder / "results.json")) return RunState::finished;
+  if (!fs::exists(folder / "resume")) return RunState::fresh;
+  if (const std::vector<std::string> changes = differences(environment_was, environment_is); !changes.empty())
+    log_warning("the run goes on in another environment, so that last digits may differ: " + join(changes, 8));
+  return RunState::interrupted;
+}
+
 RunState RunFolder::begin(const Json& manifest, bool overwrite) {
-  const fs::path file = path_ / "manifest.json", results = path_ / "results.json";
-  Json whole = {{"manifest", kManifestVersion}};
-  whole.update(manifest);
-  if (fs::exists(file) && !overwrite) {
-    Json was = read_results(file), is = whole;
-    const Json environment_was = was.value("environment", Json()), environment_is = is.value("environment", Json());
-    was.erase("environment");
-    is.erase("environment");
-    if (const std::vector<std::string> changes = differences(was, is); !changes.empty())
-      throw Error(ErrorKind::config, "the folder holds another run: " + join(changes, 8), path_.string(), "choose another output, or start anew with --overwrite");
-    if (fs::exists(results)) {
-      remove_tree(resume());  // of a process that ended between the two
-      return RunState::finished;
-    }
-    if (fs::exists(resume())) {
-      if (const std::vector<std::string> changes = differences(environment_was, environment_is); !changes.empty())
-        log_warning("the run goes on in another environment, so that last digits may differ: " + join(changes, 8));
-      return RunState::interrupted;
-    }
-  }
-  remove_tree(results);
-  remove_tree(resume());
-  write_file_atomically(file, to_text(whole));
+  const RunState state = overwrite ? RunState::fresh : state_of(path_, manifest);
+  if (state == RunState::interrupted) return state;
+  if (state == RunState::fresh) remove_tree(path_ / "results.json");
+  remove_tree(resume());  // also of a process that ended between results and this
+  if (state == RunState::finished) return state;
+  write_file_atomically(path_ / "manifest.json", to_text(with_version(manifest)));
   fs::create_directories(resume());
   return RunState::fresh;
 }

@@ -12,6 +12,10 @@ namespace miq::executor {
 
 enum class RunState { fresh, interrupted, finished };
 
+/// What stands in a folder of the run with this manifest. Changes nothing.
+/// @throws Error{config} with the differences when it is another run's folder.
+RunState state_of(const std::filesystem::path& folder, const nlohmann::ordered_json& manifest);
+
 class RunFolder {
  public:
   /// Makes the folder and takes it for this process until the end of its life.

@@ -111,7 +111,7 @@ std::optional<std::string> told_records(const PlannedTask& planned, const fs::pa
 std::string split_of(const PlannedTask& planned) { return planned.options.split.empty() ? planned.task.split : planned.options.split; }
 std::string selection_of(const PlannedTask& planned) { return planned.options.subjects == "all" ? "" : planned.options.subjects; }
 
-std::vector<PlannedTask> plan_tasks(const EvaluationConfig& config, const fs::path& data_dir) {
+std::vector<PlannedTask> list_tasks(const EvaluationConfig& config) {
   std::vector<PlannedTask> planned;
   std::vector<decltype(question_key("", PlannedTask()))> questions;
   for (const TaskItem& item : config.tasks)
@@ -130,15 +130,21 @@ std::vector<PlannedTask> plan_tasks(const EvaluationConfig& config, const fs::pa
       }
       if (repeated) continue;
       one.records = one.twin ? planned[*one.twin].records : free_name(file_name(name), one, planned);
-      if (!one.twin) {
-        const std::vector<dataset::TaskSubject> subjects = load_documents(one.task, one.options, data_dir);
-        evaluator::check_metrics(one.task, subjects);
-        one.digest = digest_of(subjects);
-        if (!config.against.empty()) check_same_documents(one, subjects, read_outcomes({one}, config.against)[0].records, config.against);
-      }
       questions.push_back(key);
       planned.push_back(std::move(one));
     }
+  return planned;
+}
+
+std::vector<PlannedTask> plan_tasks(const EvaluationConfig& config, const fs::path& data_dir) {
+  std::vector<PlannedTask> planned = list_tasks(config);
+  for (PlannedTask& one : planned) {
+    if (one.twin) continue;
+    const std::vector<dataset::TaskSubject> subjects = load_documents(one.task, one.options, data_dir);
+    evaluator::check_metrics(one.task, subjects);
+    one.digest = digest_of(subjects);
+    if (!config.against.empty()) check_same_documents(one, subjects, read_outcomes({one}, config.against)[0].records, config.against);
+  }
   return planned;
 }
 

@@ -36,7 +36,14 @@ struct TaskOutcome {
   double seconds = 0;
 };
 
-/// The tasks of the configuration, suites taken apart; what is asked twice in the same way is there once. Reads every document once, so that
+/// The tasks of the configuration, suites taken apart; what is asked twice in the same way is there once. Reads no document.
+/// @throws Error as load_task.
+std::vector<PlannedTask> list_tasks(const EvaluationConfig& config);
+
+/// What belongs together: tasks of one group, asked with the same number of shots for the same metrics; those without a group stand alone. Indexes of `tasks`.
+std::vector<std::vector<size_t>> sets_of(const std::vector<PlannedTask>& tasks);
+
+/// The tasks of the configuration as list_tasks has them. Reads every document once, so that
 /// what is wrong with them, or differs from the run to compare with, is told before the work.
 /// @throws Error as load_task, load_documents and read_outcomes, Error{config} where that run is over other documents.
 std::vector<PlannedTask> plan_tasks(const EvaluationConfig& config, const std::filesystem::path& data_dir);

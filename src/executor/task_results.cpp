@@ -177,21 +177,6 @@ TaskOutcome pooled(const std::vector<PlannedTask>& tasks, const std::vector<Task
   return all;
 }
 
-// What belongs together: tasks of one group, asked with the same number of shots for the same metrics. Tasks without a group stand alone.
-std::vector<std::vector<size_t>> sets_of(const std::vector<PlannedTask>& tasks) {
-  std::vector<std::vector<size_t>> sets;
-  for (size_t t = 0; t < tasks.size(); ++t) {
-    const auto belongs = [&](const std::vector<size_t>& set) {
-      const PlannedTask& first = tasks[set.front()];
-      return first.task.group == tasks[t].task.group && first.options.shots == tasks[t].options.shots && first.task.metrics == tasks[t].task.metrics && first.task.category == tasks[t].task.category;
-    };
-    const auto found = tasks[t].task.group.empty() ? sets.end() : std::find_if(sets.begin(), sets.end(), belongs);
-    if (found == sets.end()) sets.push_back({t});
-    else found->push_back(t);
-  }
-  return sets;
-}
-
 Json tell_group(const std::vector<PlannedTask>& tasks, const std::vector<TaskOutcome>& outcomes, const std::vector<TaskOutcome>& baselines, const std::vector<size_t>& members,
                 const EvaluationConfig& config) {
   const PlannedTask& first = tasks[members.front()];
@@ -247,6 +232,20 @@ Json tell_categories(const std::vector<PlannedTask>& tasks, const std::vector<st
 }
 
 }  // namespace
+
+std::vector<std::vector<size_t>> sets_of(const std::vector<PlannedTask>& tasks) {
+  std::vector<std::vector<size_t>> sets;
+  for (size_t t = 0; t < tasks.size(); ++t) {
+    const auto belongs = [&](const std::vector<size_t>& set) {
+      const PlannedTask& first = tasks[set.front()];
+      return first.task.group == tasks[t].task.group && first.options.shots == tasks[t].options.shots && first.task.metrics == tasks[t].task.metrics && first.task.category == tasks[t].task.category;
+    };
+    const auto found = tasks[t].task.group.empty() ? sets.end() : std::find_if(sets.begin(), sets.end(), belongs);
+    if (found == sets.end()) sets.push_back({t});
+    else found->push_back(t);
+  }
+  return sets;
+}
 
 Json tell_tasks(const std::vector<PlannedTask>& tasks, const std::vector<TaskOutcome>& outcomes, const std::vector<TaskOutcome>& baselines,
                 const EvaluationConfig& config, const fs::path& output) {

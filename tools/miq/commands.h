@@ -22,7 +22,7 @@ void add_common(CLI::App& command, CommonOptions& options);
 struct JobOptions {
   CommonOptions common;
   std::string config, model, output, device, data_dir, memory;
-  std::vector<std::string> assignments, tasks;
+  std::vector<std::string> assignments, tasks, expectations;
   std::int64_t shots = -1, limit = 0;
   bool strict = false, overwrite = false;
 };
@@ -43,6 +43,13 @@ void add_bench_command(CLI::App& program);
 void add_serve_command(CLI::App& program);
 void add_config_command(CLI::App& program);    ///< config show, config convert
 void add_list_command(CLI::App& program);
+
+/// miq completion: a script for a shell, made from all other commands, which are there already.
+void add_completion_command(CLI::App& program);
+void add_doctor_command(CLI::App& program);
+
+/// Command lines that the help of the command ends with. They hold as they stand for a MODEL, a folder DATA and the files of configs/.
+void add_examples(CLI::App& command, const std::vector<std::string>& lines);
 
 /// Writes to stdout with a final newline and flushes. @throws Error{io} when it cannot be written.
 void print(const std::string& text);

@@ -17,10 +17,10 @@ void add_job_options(CLI::App& command, JobOptions& options) {
   command.add_option("--config", options.config, "the job: a YAML file, miq's or MI-optimize's")->type_name("FILE");
   command.add_option("--model", options.model, "model.path")->type_name("PATH");
   command.add_option("--output", options.output, "run directory")->type_name("DIR");
-  command.add_option("--device", options.device, "cpu, cuda, cuda:N or auto");
+  command.add_option("--device", options.device, "cpu, cuda, cuda:N or auto")->type_name("DEVICE");
   command.add_option("--data-dir", options.data_dir, "folder of the named corpora")->type_name("DIR");
   command.add_option("--memory", options.memory, "pipeline.memory: what may be taken beside the page cache, for example 4GiB")->type_name("SIZE");
-  command.add_option("--tasks", options.tasks, "evaluation.tasks: names or paths, separated by commas (miq list tasks)")->type_name("LIST")->delimiter(',');
+  command.add_option("--tasks", options.tasks, "evaluation.tasks: names or paths, separated by commas (miq list tasks)")->type_name("TASKS")->delimiter(',');
   command.add_option("--shots", options.shots, "of --tasks")->check(CLI::Range(0, 1000));
   command.add_option("--limit", options.limit, "of --tasks: the first so many documents of each subject")->check(CLI::Range(1, 1 << 30));
   command.add_flag("--strict", options.strict, "an event (raised damping, a fallback, dead inputs) is a failure");
@@ -70,7 +70,17 @@ ConfigSource read_source(const JobOptions& options) {
   return source;
 }
 
-executor::JobConfig read_job(const JobOptions& options) { return executor::read_job_config(read_source(options)); }
+executor::JobConfig read_job(const JobOptions& options) {
+  executor::JobConfig config = executor::read_job_config(read_source(options));
+  for (const std::string& gate : options.expectations) config.expect.push_back(executor::read_expectation(gate, "--expect '" + gate + "'"));
+  return config;
+}
+
+void add_examples(CLI::App& command, const std::vector<std::string>& lines) {
+  std::string text = "Examples:";
+  for (const std::string& line : lines) text += "\n  " + line;
+  command.footer(text);
+}
 
 void print(const std::string& text) {
   const std::string line = text.empty() || text.back() != '\n' ? text + "\n" : text;

@@ -18,13 +18,14 @@ void add_export_command(CLI::App& program) {
   const auto options = std::make_shared<Options>();
   executor::ConvertConfig& config = options->config;
   app->add_option("--from,--model", config.from, "a quantized checkpoint of any format (for gguf and dequantized also a plain one)")->required()->type_name("PATH");
-  app->add_option("--format", config.target.format, "see miq list formats")->required();
+  app->add_option("--format", config.target.format, "see miq list formats")->required()->type_name("FORMAT");
   app->add_option("--output", config.output, "the folder to make")->required()->type_name("DIR");
-  app->add_option("--variant", config.target.variant, "gptq: v1 or v2; gguf: a type or mix (q4_0, q4_k_m ...)");
+  app->add_option("--variant", config.target.variant, "gptq: v1 or v2; gguf: a type or mix (q4_0, q4_k_m ...)")->type_name("VARIANT");
   app->add_option("--dtype", config.dtype, "of what is stored in plain numbers: auto (as it is), float32, bfloat16, float16")->check(CLI::IsMember({"auto", "float32", "bfloat16", "float16"}));
   app->add_option("--shard-size", options->shard_size, "largest shard, for example 5GiB")->type_name("SIZE");
-  app->add_option("--architecture", config.architecture, "auto, a family's name, or a YAML description");
+  app->add_option("--architecture", config.architecture, "auto, a family's name, or a YAML description")->type_name("FAMILY");
   add_common(*app, options->common);
+  add_examples(*app, {"miq export --from runs/rtn/model --format compressed-tensors --output runs/ct", "miq export --from MODEL --format gguf --variant q8_0 --output runs/gguf"});
   app->callback([options] {
     set_verbosity(options->common.verbosity());
     if (!options->shard_size.empty()) {

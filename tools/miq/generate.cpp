@@ -93,7 +93,7 @@ void add_generate_command(CLI::App& program) {
   CLI::App* const app = program.add_subcommand("generate", "continue a prompt");
   const auto command = std::make_shared<GenerateCommand>();
   app->add_option("--model", command->model, "a Hugging Face folder, a .gguf file, or an id in the local cache")->required()->type_name("PATH");
-  app->add_option("--prompt", command->prompt, "the text to continue")->required();
+  app->add_option("--prompt", command->prompt, "the text to continue")->required()->type_name("TEXT");
   app->add_option("--chat", command->chat,
                   "answer the prompt as a chat; KIND where the checkpoint does not tell its template")
       ->expected(0, 1)
@@ -106,12 +106,13 @@ void add_generate_command(CLI::App& program) {
   app->add_option("--top-k", command->options.top_k, "sample from so many; 0: all")->check(CLI::NonNegativeNumber);
   app->add_option("--top-p", command->options.top_p, "sample from this share of the mass")->check(CLI::Range(0.0, 1.0));
   app->add_option("--seed", command->options.seed, "of the sampling");
-  app->add_option("--architecture", command->architecture, "auto, a family's name, or a YAML description");
+  app->add_option("--architecture", command->architecture, "auto, a family's name, or a YAML description")->type_name("FAMILY");
   app->add_option("--memory", command->memory, "what weights may take beside the page cache; more is read from the files for each token")->type_name("SIZE");
-  app->add_option("--dtype", command->dtype, "auto, float32, bfloat16 or float16");
-  app->add_option("--device", command->device, "cpu, cuda, cuda:N or auto");
+  app->add_option("--dtype", command->dtype, "auto, float32, bfloat16 or float16")->type_name("DTYPE");
+  app->add_option("--device", command->device, "cpu, cuda, cuda:N or auto")->type_name("DEVICE");
   app->add_flag("!--ignore-eos", command->options.stop_at_eos, "go on behind the end-of-sequence token");
   add_common(*app, command->common);
+  add_examples(*app, {"miq generate --model MODEL --prompt 'Once upon a time' --max-new-tokens 64", "miq generate --model MODEL --prompt 'Name three colours.' --chat chatml --temperature 0.7 --top-p 0.9"});
   app->callback([command, system] {
     command->has_system = system->count() > 0;
     run(*command);

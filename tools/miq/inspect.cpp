@@ -15,8 +15,9 @@ void add_inspect_command(CLI::App& program) {
   CLI::App* const app = program.add_subcommand("inspect", "what a checkpoint is and what it would take, from its headers");
   const auto options = std::make_shared<Options>();
   app->add_option("PATH", options->model, "a Hugging Face folder, a .gguf file, or an id in the local cache")->required();
-  app->add_option("--architecture", options->architecture, "auto, a family's name, or a YAML description");
+  app->add_option("--architecture", options->architecture, "auto, a family's name, or a YAML description")->type_name("FAMILY");
   add_common(*app, options->common);
+  add_examples(*app, {"miq inspect MODEL", "miq inspect runs/rtn/model --json"});
   app->callback([options] {
     set_verbosity(options->common.verbosity());
     const nlohmann::ordered_json inspection = executor::inspect_model(options->model, options->architecture);

@@ -51,6 +51,7 @@ void add(CLI::App& list, const std::string& name, const std::string& help, Json 
   CLI::App* const command = list.add_subcommand(name, help);
   const auto common = std::make_shared<CommonOptions>();
   add_common(*command, *common);
+  add_examples(*command, {"miq list " + name, "miq list " + name + " --json"});
   command->callback([common, content] { print(common->json ? to_text(content()) : as_table(content())); });
 }
 
@@ -95,9 +96,10 @@ void add_tasks(CLI::App& list) {
   };
   CLI::App* const command = list.add_subcommand("tasks", "evaluation tasks: what they are, where their data lie, what is on disk");
   const auto options = std::make_shared<Options>();
-  command->add_option("names", options->names, "tasks, suites, patterns such as 'boss_*', .yaml files; all without them");
+  command->add_option("names", options->names, "tasks, suites, patterns such as 'boss_*', .yaml files; all without them")->type_name("TASKS");
   command->add_option("--data-dir", options->data_dir, "folder of the data; $MIQ_DATA, then ~/.cache/miq/data")->type_name("DIR");
   add_common(*command, options->common);
+  add_examples(*command, {"miq list tasks", "miq list tasks 'boss_*' --data-dir DATA"});
   command->callback([options] {
     set_verbosity(options->common.verbosity());
     const std::string data_dir = options->data_dir.empty() ? executor::read_job_config(ConfigSource::empty()).data_dir : options->data_dir;
@@ -111,6 +113,7 @@ void add_tasks(CLI::App& list) {
 void add_list_command(CLI::App& program) {
   CLI::App* const list = program.add_subcommand("list", "what there is to choose from");
   list->require_subcommand(1);
+  add_examples(*list, {"miq list algorithms", "miq list tasks --data-dir DATA"});
   add(*list, "algorithms", "presets: composition and paper", algorithms);
   add(*list, "families", "model families", [] { return named(model::family_names()); });
   add(*list, "formats", "export formats", formats);

@@ -24,6 +24,19 @@ miq::Error from_libtorch(const c10::Error& error) {
   return miq::Error(miq::ErrorKind::internal, text.substr(0, text.find('\n')), "LibTorch", "please report this with the command line");
 }
 
+// The sections of miq --help, in their order.
+void group_commands(CLI::App& program) {
+  static const std::pair<const char*, std::vector<const char*>> kSections[] = {
+      {"Quantize and judge", {"run", "quantize", "eval", "sweep", "plan"}},
+      {"Checkpoints", {"inspect", "export", "verify"}},
+      {"Run a model", {"generate", "serve", "bench"}},
+      {"Look up and set up", {"list", "config", "doctor", "completion"}},
+  };
+  for (const auto& [section, names] : kSections)
+    for (const char* name : names) program.get_subcommand(name)->group(section);
+  miq::tools::add_examples(program, {"miq doctor", "miq run --config configs/tiny.yaml --output runs/tiny", "miq generate --model MODEL --prompt 'Once upon a time'"});
+}
+
 int run(int argc, char** argv) {
   CLI::App program("miq quantizes language models, exports them, and measures what it cost.", "miq");
   program.set_version_flag("--version", "miq " MIQ_VERSION);
@@ -40,6 +53,9 @@ int run(int argc, char** argv) {
   miq::tools::add_serve_command(program);
   miq::tools::add_config_command(program);
   miq::tools::add_list_command(program);
+  miq::tools::add_doctor_command(program);
+  miq::tools::add_completion_command(program);
+  group_commands(program);
   try {
     program.parse(argc, argv);
     return 0;

@@ -84,11 +84,12 @@ void add_serve_command(CLI::App& program) {
   app->add_option("--max-context", options.max_context, "tokens of prompt and completion; 0: what the model was trained on")->check(CLI::Range(0, 1 << 24));
   app->add_option("--timeout", options.timeout, "seconds that an answer may take")->check(CLI::Range(1e-3, 1e6))->capture_default_str();
   app->add_option("--chat", command->chat, "the chat template, where the checkpoint does not tell it")->type_name("KIND");
-  app->add_option("--architecture", command->architecture, "auto, a family's name, or a YAML description");
+  app->add_option("--architecture", command->architecture, "auto, a family's name, or a YAML description")->type_name("FAMILY");
   app->add_option("--memory", command->memory, "what weights may take beside the page cache; more is read from the files for each token")->type_name("SIZE");
-  app->add_option("--dtype", command->dtype, "auto, float32, bfloat16 or float16");
-  app->add_option("--device", command->device, "cpu, cuda, cuda:N or auto");
+  app->add_option("--dtype", command->dtype, "auto, float32, bfloat16 or float16")->type_name("DTYPE");
+  app->add_option("--device", command->device, "cpu, cuda, cuda:N or auto")->type_name("DEVICE");
   add_common(*app, command->common);
+  add_examples(*app, {"miq serve --model MODEL --port 8000", "miq serve --model MODEL --port 0 --api-key SECRET --max-queue 16"});
   app->callback([command] { run(*command); });
 }
 

@@ -43,8 +43,9 @@ void add_verify_command(CLI::App& program) {
   app->add_option("--write-logits", config.logits, "a safetensors file: ids, logits, and logits_fp32 without quantized inputs")->type_name("FILE");
   app->add_option("--kl-max", config.kl_max, "a larger mean KL divergence is a failure")->check(CLI::NonNegativeNumber);
   app->add_option("--agreement-min", config.agreement_min, "a smaller share of equal first choices is a failure")->check(CLI::Range(0.0, 1.0));
-  app->add_option("--architecture", config.architecture, "auto, a family's name, or a YAML description");
+  app->add_option("--architecture", config.architecture, "auto, a family's name, or a YAML description")->type_name("FAMILY");
   add_common(*app, options->common);
+  add_examples(*app, {"miq verify runs/rtn/model", "miq verify runs/rtn/model --against MODEL --kl-max 5 --agreement-min 0.01"});
   app->callback([options] {
     set_verbosity(options->common.verbosity());
     const nlohmann::ordered_json found = executor::verify_export(options->config);

@@ -12,6 +12,9 @@ namespace miq {
 /// LibTorch or machine has no such device.
 at::Device parse_device(const std::string& name);
 
+/// Whether the CPU has a feature, by Linux's name for it ("avx512_bf16"); false where the system does not tell.
+bool has_cpu_feature(const std::string& flag);
+
 /// Whether matrix products in bfloat16 run on dedicated instructions here (AVX512_BF16 or AMX on a
 /// CPU; any GPU), so that they beat float32 by several times.
 bool has_fast_bfloat16(const at::Device& device);

@@ -7,8 +7,11 @@
 
 namespace miq {
 
+/// $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub.
+std::filesystem::path hub_cache_folder();
+
 /// Where a model lies: an existing path is itself; `org/name` or `org/name@revision` (a branch, tag or commit; default
-/// "main") is the snapshot in $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub.
+/// "main") is the snapshot in hub_cache_folder().
 /// @throws Error{io} for one that is neither, naming where it was looked for.
 std::filesystem::path resolve_model_path(const std::string& model);
 

@@ -22,6 +22,9 @@ struct Corpus {
 /// Names that load_corpus finds in the data folder.
 std::vector<std::string> corpus_names();
 
+/// The splits of one of them that are there: train, validation, test.
+std::vector<std::string> corpus_splits(const std::string& corpus, const std::filesystem::path& data_dir);
+
 /// `corpus`: wikitext2, ptb, c4, or a path to .txt (one text) or .jsonl (field "text" or "content",
 /// a document a line). `split` is ignored for paths.
 /// @throws Error{io} when the data folder lacks it (the message names the folder and what is there),

@@ -93,6 +93,9 @@ struct SummaryOptions {
   Weights weights = Weights::task;
 };
 
+/// The names of the figures that summarise() gives for the task, in its order.
+std::vector<std::string> figure_names(const dataset::Task& task);
+
 /// Each metric of the task over all records. A metric with several extractions is one figure for each ("exact_match,strict-match").
 std::vector<MetricValue> summarise(const dataset::Task& task, const std::vector<Record>& records, const SummaryOptions& options = {});
 

@@ -33,6 +33,10 @@ struct Perplexity {
   double seconds = 0;
 };
 
+/// How many windows a stream of so many tokens has, at most config.windows.
+/// @throws Error{config} when it is shorter than one.
+std::int64_t num_windows(std::int64_t tokens, const PerplexityConfig& config);
+
 /// How far a model's next-token distributions are from another model's, over the same tokens.
 struct Divergence {
   std::int64_t tokens = 0;

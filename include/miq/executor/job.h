@@ -25,6 +25,17 @@ struct JobOptions {
 /// @throws Error, Error{config} naming the differences when another job's output is in the folder
 nlohmann::ordered_json run_job(const JobConfig& config, JobMode mode, const JobOptions& options = {});
 
+/// Checks all that run_job checks before the work, and that the disk has room; reads headers, calibration data and documents, writes nothing.
+/// Returns what the job would do: command, model, plan (as describe_plan), calibration, evaluation, expect, output (files and their
+/// expected sizes, state: of the run that is there already), notes. @throws Error as run_job.
+nlohmann::ordered_json dry_run(const JobConfig& config, JobMode mode, const JobOptions& options = {});
+
+/// That for a terminal.
+std::string format_dry_run(const nlohmann::ordered_json& job);
+
+/// @throws Error{numeric} naming every quality gate (`expect`) that these results miss, with its figures.
+void require_met(const nlohmann::ordered_json& results);
+
 /// The results as tables for a terminal.
 std::string format_report(const nlohmann::ordered_json& results);
 

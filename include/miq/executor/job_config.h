@@ -57,6 +57,13 @@ struct EvaluationConfig {
   bool requests = false;         ///< records also hold what the model was asked
 };
 
+/// A quality gate as it was written.
+struct Expectation {
+  std::string what;   ///< a figure of the results by its path: "perplexity.wikitext2", "tasks.hellaswag[shots=5].acc.p_value"
+  std::string bound;  ///< "<= 25", "<= 1.03 x baseline", ">= baseline - 0.02", "<= 4GiB"
+  std::string where;  ///< place in the configuration or on the command line, for messages
+};
+
 struct JobConfig {
   ModelConfig model;
   std::string device = "auto";
@@ -69,8 +76,13 @@ struct JobConfig {
   PipelineConfig pipeline;
   std::optional<ExportConfig> export_;
   EvaluationConfig evaluation;
+  std::vector<Expectation> expect;
   bool sweeps = false;  ///< the file describes a sweep (sweep.h), of which this is what its variants have in common
 };
+
+/// A gate in one line, "perplexity.wikitext2 <= 1.03 x baseline"; `where` names it in messages.
+/// @throws Error{config} where that is none.
+Expectation read_expectation(const std::string& text, const std::string& where);
 
 /// Reads a native configuration, or MI-optimize's own (top key quant_config), which is translated
 /// first. Checks every key and value. @throws Error{config, unsupported}
