@@ -81,7 +81,7 @@ void JobRun::prepare(bool dry) {
   open_model(config_.model.path);
   const at::Device device = model_->device();
   log_info(config_.model.path + ": " + model_->architecture().family + ", " + std::to_string(model_->num_parameters()) + " parameters, " +
-           format_bytes(model_->source().bytes()) + "; " + describe(device) + ", " + dtype_name(model_->compute_dtype()));
+           format_bytes(model_->source().bytes()) + "; " + miq::describe(device) + ", " + dtype_name(model_->compute_dtype()));
   if (quantizes()) {
     if (config_.export_) {
       target_ = export_target(*config_.export_, model_->architecture());
@@ -174,7 +174,7 @@ Json JobRun::manifest() const {
           {"config", config},
           {"model", digests->second},
           {"data", data},
-          {"environment", {{"miq", MIQ_VERSION}, {"libtorch", TORCH_VERSION}, {"device", describe(model_->device())}, {"threads", at::get_num_threads()}}}};
+          {"environment", {{"miq", MIQ_VERSION}, {"libtorch", TORCH_VERSION}, {"device", miq::describe(model_->device())}, {"threads", at::get_num_threads()}}}};
 }
 
 RunState JobRun::begin() {
@@ -218,7 +218,7 @@ JobRun::Scores JobRun::score(bool baseline) {
 }
 
 void JobRun::tell_start() {
-  results_["miq"] = {{"version", MIQ_VERSION}, {"libtorch", TORCH_VERSION}, {"device", describe(model_->device())}, {"threads", at::get_num_threads()}};
+  results_["miq"] = {{"version", MIQ_VERSION}, {"libtorch", TORCH_VERSION}, {"device", miq::describe(model_->device())}, {"threads", at::get_num_threads()}};
   results_["config"] = to_json(config_);
   results_["model"] = {{"family", model_->architecture().family}, {"parameters", model_->num_parameters()}, {"bytes", model_->source().bytes()}, {"dtype", dtype_name(model_->compute_dtype())}};
 }

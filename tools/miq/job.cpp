@@ -40,11 +40,20 @@ void add_job_command(CLI::App& program, const std::string& name, const std::stri
 
 void add_sweep_command(CLI::App& program) {
   CLI::App* const command = program.add_subcommand("sweep", "run every combination of the values that `sweep` lists for some keys");
-  const auto options = std::make_shared<JobOptions>();
+  struct Options : JobOptions {
+    bool dry_run = false;
+  };
+  const auto options = std::make_shared<Options>();
   add_job_options(*command, *options);
+  command->add_flag("--dry-run", options->dry_run, "check every variant before the work, tell which there are, and write nothing");
   add_examples(*command, {"miq sweep --config configs/tiny.yaml --set 'sweep={recipe.preset: [rtn, gptq], recipe.grid.bits: [4, 3]}' --output runs/sweep"});
   command->callback([options] {
-    const nlohmann::ordered_json summary = executor::run_sweep(executor::read_sweep(read_source(*options)), {options->overwrite});
+    const executor::Sweep sweep = executor::read_sweep(read_source(*options));
+    if (options->dry_run) {
+      const nlohmann::ordered_json checked = executor::check_sweep(sweep, {options->overwrite});
+      return print(options->common.json ? to_text(checked) : executor::format_checked_sweep(checked));
+    }
+    const nlohmann::ordered_json summary = executor::run_sweep(sweep, {options->overwrite});
     print(options->common.json ? to_text(summary) : executor::format_sweep(summary));
   });
 }
