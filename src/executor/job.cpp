@@ -14,6 +14,7 @@
 #include "miq/core/gguf.h"
 #include "miq/core/log.h"
 #include "miq/core/memory.h"
+#include "miq/core/process_group.h"
 #include "miq/core/text.h"
 #include "miq/dataset/tokenizer.h"
 #include "allocation.h"
@@ -22,6 +23,7 @@
 #include "miq/executor/open_model.h"
 #include "miq/executor/pipeline.h"
 #include "quantized_kernel.h"
+#include "rank_checks.h"
 #include "task_evaluation.h"
 
 namespace miq::executor {
@@ -41,7 +43,9 @@ at::ScalarType calibration_dtype(const JobConfig& config, const model::LanguageM
 }
 
 struct Job {
-  Job(const JobConfig& c, JobMode m) : config(resolved(c)), mode(m) {}
+  Job(const JobConfig& c, JobMode m) : config(resolved(c)), mode(m) {
+    if (process_group::rank() > 0) config.output.clear();  // rank 0 writes
+  }
 
   JobConfig config;
   JobMode mode;
@@ -176,9 +180,9 @@ struct Job {
     std::vector<evaluator::Perplexity>& scores = all.perplexity;
     for (size_t i = 0; i < streams.size(); ++i) {
       if (baseline) references.emplace_back(config.pipeline.memory > 0 ? config.pipeline.memory / 16 : std::int64_t{256} << 20);
-      std::function<void(const at::Tensor&)> see;
+      std::function<void(const at::Tensor&, std::int64_t)> see;
       if (i < references.size())
-        see = [&, i](const at::Tensor& logits) { baseline ? references[i].keep(logits) : references[i].compare(logits); };
+        see = [&, i](const at::Tensor& logits, std::int64_t row) { baseline ? references[i].keep(logits, row) : references[i].compare(logits, row); };
       scores.push_back(evaluator::perplexity(*model, streams[i], config.evaluation.perplexity[i], see));
       log_info("perplexity " + config.evaluation.perplexity[i].corpus + ": " + std::to_string(scores.back().value));
     }
@@ -340,7 +344,9 @@ struct Job {
 
   Json run() {
     prepare();
+    check_ranks(config, *model, streams);
     results["miq"] = {{"version", MIQ_VERSION}, {"libtorch", TORCH_VERSION}, {"device", describe(model->device())}, {"threads", at::get_num_threads()}};
+    if (process_group::world_size() > 1) results["miq"]["ranks"] = process_group::world_size();
     results["config"] = to_json(config);
     results["model"] = {{"family", model->architecture().family}, {"parameters", model->num_parameters()}, {"bytes", model->source().bytes()}, {"dtype", dtype_name(model->compute_dtype())}};
     Scores baselines, scores;
@@ -348,6 +354,7 @@ struct Job {
     if (quantizes()) quantize();
     if (evaluates()) scores = score(/*baseline=*/false);
     tell_perplexity(scores.perplexity, baselines.perplexity);
+    if (process_group::rank() > 0) return {};
     if (!config.evaluation.against.empty()) baselines.tasks = read_outcomes(tasks, config.evaluation.against);
     results.update(tell_tasks(tasks, scores.tasks, baselines.tasks, config.evaluation, config.output));
     results["events"] = events;

@@ -16,7 +16,8 @@ enum class JobMode {
 
 /// Does the job and returns the content of results.json, which also stands in `config.output` (with
 /// the log and, if exported, the checkpoint in model/) unless that is empty. Everything that can be
-/// checked beforehand is, before a weight is read. @throws Error
+/// checked beforehand is, before a weight is read. Of several ranks (core/process_group.h), rank 0 returns and writes the results, the others
+/// return null. @throws Error
 nlohmann::ordered_json run_job(const JobConfig& config, JobMode mode);
 
 /// The results as tables for a terminal.
