@@ -1,5 +1,6 @@
 // miq quantize, eval, run.
 #include "commands.h"
+#include "miq/core/log.h"
 #include "miq/core/process_group.h"
 #include "miq/core/text.h"
 #include "miq/executor/job.h"
@@ -13,6 +14,7 @@ void add_job_command(CLI::App& program, const std::string& name, const std::stri
   const auto options = std::make_shared<JobOptions>();
   add_job_options(*command, *options);
   command->callback([options, mode] {
+    set_verbosity(options->common.verbosity());
     process_group::start();
     const nlohmann::ordered_json results = executor::run_job(read_job(*options), mode);
     if (process_group::rank() == 0) print(options->common.json ? to_text(results) : executor::format_report(results));
