@@ -21,7 +21,7 @@
 #include "place.h"
 
 #if defined(USE_C10D_NCCL) && defined(__has_include)
-#if __has_include(<nccl.h>) && __has_include(<cuda_runtime.h>)
+#if __has_include(<nccl.h>) && __has_include(<cuda_runtime.h>) && __has_include(<cusparse.h>)
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 #define MIQ_HAS_NCCL
 #endif
@@ -39,7 +39,7 @@ using Work = c10::intrusive_ptr<c10d::Work>;
 using Backend = c10::intrusive_ptr<c10d::Backend>;
 
 constexpr std::int64_t kNoticeBytes = 8192;
-constexpr std::int64_t kChunkBytes = std::int64_t{1} << 29;  // gloo counts bytes of one message in places with 32 bits
+constexpr std::int64_t kChunkBytes = std::int64_t{1} << 28;  // at once: bounds what backends buffer, and no count of theirs needs more than 32 bits
 constexpr milliseconds kForever{std::int64_t{1000} * 3600 * 24 * 3650};
 constexpr milliseconds kGrace{3000};  // for the thread that works to end the process itself, files put away
 
@@ -214,7 +214,7 @@ void in_parts(const char* what, const at::Tensor& flat, const Start& start) {
     std::vector<at::Tensor> part = {here.narrow(0, begin, std::min(step, here.numel() - begin))};
     collect(what, [&] { return start(*backend, part); });
   }
-  if (!here.is_same(flat)) const_cast<at::Tensor&>(flat).copy_(here);
+  if (!here.is_same(flat)) flat.copy_(here);
 }
 
 void all_reduce(at::Tensor& tensor, c10d::ReduceOp::RedOpType operation) {
