@@ -96,7 +96,7 @@ Launch read_launch() {
     if (launch.world_size == 1) return {};
     read_address(launch, "start the processes with torchrun, or set MASTER_ADDR and MASTER_PORT");
     launch.hosted = variable("TORCHELASTIC_USE_AGENT_STORE") == "True";
-    launch.attempt = variable("TORCHELASTIC_RESTART_COUNT").value_or("0");
+    launch.attempt = variable("TORCHELASTIC_RUN_ID").value_or("") + "/" + variable("TORCHELASTIC_RESTART_COUNT").value_or("0");
     return launch;
   }
   if (step) {

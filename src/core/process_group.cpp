@@ -55,7 +55,7 @@ bool same_error(const Notice& a, const Notice& b) { return a.message == b.messag
 struct Group {
   Launch launch;
   milliseconds limit;
-  c10::intrusive_ptr<c10d::Store> store;
+  c10::intrusive_ptr<c10d::Store> runs, store;  // of the launcher's job, and of this group alone
   Backend cpu, device, watch;
   std::vector<std::thread> watchers;
   std::mutex mutex;
@@ -232,8 +232,7 @@ void all_reduce(at::Tensor& tensor, c10d::ReduceOp::RedOpType operation) {
 }
 
 // One process of each rank, and all of them, before gloo waits for anybody.
-void meet(Group& g) {
-  const auto deadline = Clock::now() + g.limit;
+void meet(Group& g, Clock::time_point deadline) {
   const auto key = [](int rank) { return "rank/" + std::to_string(rank); };
   if (g.store->add(key(g.launch.rank), 1) > 1) {
     const std::string text = "two processes have rank " + std::to_string(g.launch.rank);
@@ -317,9 +316,12 @@ void start() {
   auto made = std::make_unique<Group>();
   made->launch = launch;
   made->limit = timeout();
-  made->store = open_store(launch, made->limit);
+  const auto deadline = Clock::now() + made->limit;
+  made->runs = open_store(launch, made->limit);
   try {
-    meet(*made);
+    // A launcher's own store outlives a group: a script may run several commands.
+    made->store = c10::make_intrusive<c10d::PrefixStore>("run/" + std::to_string(made->runs->add("runs", 0)), made->runs);
+    meet(*made, deadline);
     made->cpu = connect(*made, "data");
     made->watch = connect(*made, "watch");
   } catch (const Error&) {
@@ -344,8 +346,10 @@ void finish() {
   g.wake.wait(lock, [&] { return g.failure || g.done == static_cast<int>(g.watchers.size()); });
   if (g.failure) throw error_of(*g.failure);
   lock.unlock();
-  if (g.launch.rank == 0)
+  if (g.launch.rank == 0) {
+    g.runs->add("runs", 1);
     for (int rank = 1; rank < g.launch.world_size; ++rank) tell(g, rank, done);
+  }
   for (std::thread& watcher : g.watchers) watcher.join();
   delete std::exchange(group, nullptr);
 }

@@ -139,8 +139,8 @@ class Distributed(unittest.TestCase):
         self.expect_same_files(self.folder / "one", self.folder / "two")
 
     @unittest.skipUnless(TORCHRUN, "no torchrun")
-    def test_torchrun_starts_again_after_a_failure(self):
-        script = 'if [ "$TORCHELASTIC_RESTART_COUNT$RANK" = 01 ]; then kill -9 $$; fi; exec "$@"'
+    def test_torchrun_starts_again_after_a_failure_and_a_script_runs_two_commands(self):
+        script = 'if [ "$TORCHELASTIC_RESTART_COUNT$RANK" = 01 ]; then kill -9 $$; fi; "$@" > /dev/null && exec "$@"'
         ended = torchrun("sh", "-c", script, "sh", MIQ, *self.arguments, "--json", options=("--max-restarts", "1"))
         self.assertEqual(ended.returncode, 0, ended.stderr)
         self.assertEqual(json.loads(ended.stdout)["miq"]["ranks"], 2)

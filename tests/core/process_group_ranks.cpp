@@ -1,5 +1,6 @@
 // One rank of tests/core/process_group_test.cpp: does what its first argument says and prints what it found.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -56,7 +57,7 @@ void collectives() {
     next = std::stoll(part.substr(part.find(' ')));
   }
   expect(next == 7, "all is somebody's");
-  std::cout << "rank " << rank << " of " << size << ", local " << pg::local_rank() << ": all collectives" << std::endl;
+  std::cout << "rank " << rank << " of " << size << ", local " << pg::local_rank() << ", threads " << at::get_num_threads() << ": all collectives" << std::endl;
 }
 
 // Statistics of inputs that are split over ranks: those of all inputs.

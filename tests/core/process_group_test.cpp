@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -112,13 +113,19 @@ std::vector<Variables> ranks(int size, const Variables& more = {}) {
   return environments;
 }
 
+int cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
 TEST(ProcessGroup, CollectivesOfTwoAndThreeRanks) {
   for (const int size : {2, 3}) {
     const std::vector<Ended> ended = run_ranks("collectives", ranks(size));
     for (int rank = 0; rank < size; ++rank) {
       const Ended& one = ended[static_cast<size_t>(rank)];
       EXPECT_EQ(one.status, 0) << one.output;
-      EXPECT_THAT(one.output, HasSubstr("rank " + std::to_string(rank) + " of " + std::to_string(size) + ", local " + std::to_string(rank) + ": all collectives"));
+      EXPECT_THAT(one.output, HasSubstr("rank " + std::to_string(rank) + " of " + std::to_string(size) + ", local " + std::to_string(rank) + ", threads " + std::to_string(std::max(1, cores() / size)) + ": all collectives"));
     }
   }
 }
@@ -266,7 +273,7 @@ TEST_F(LaunchVariables, WithoutThemOrAloneThereIsNoGroup) {
 }
 
 TEST_F(LaunchVariables, AreReadInEachLaunchersWords) {
-  const Launch torchrun = with({{"RANK", "3"}, {"WORLD_SIZE", "4"}, {"LOCAL_RANK", "1"}, {"MASTER_ADDR", "host"}, {"MASTER_PORT", "1234"}, {"TORCHELASTIC_USE_AGENT_STORE", "True"}, {"TORCHELASTIC_RESTART_COUNT", "2"},
+  const Launch torchrun = with({{"RANK", "3"}, {"WORLD_SIZE", "4"}, {"LOCAL_RANK", "1"}, {"MASTER_ADDR", "host"}, {"MASTER_PORT", "1234"}, {"TORCHELASTIC_USE_AGENT_STORE", "True"}, {"TORCHELASTIC_RESTART_COUNT", "2"}, {"TORCHELASTIC_RUN_ID", "job"},
                                 {"SLURM_PROCID", "0"}, {"SLURM_STEP_ID", "0"}, {"SLURM_NTASKS", "1"}});
   EXPECT_EQ(torchrun.rank, 3);
   EXPECT_EQ(torchrun.world_size, 4);
@@ -274,7 +281,7 @@ TEST_F(LaunchVariables, AreReadInEachLaunchersWords) {
   EXPECT_EQ(torchrun.address, "host");
   EXPECT_EQ(torchrun.port, 1234);
   EXPECT_TRUE(torchrun.hosted);
-  EXPECT_EQ(torchrun.attempt, "2");
+  EXPECT_EQ(torchrun.attempt, "job/2");
   const Variables step = {{"SLURM_PROCID", "5"}, {"SLURM_NTASKS", "8"}, {"SLURM_LOCALID", "1"}, {"SLURM_STEP_ID", "0"}, {"SLURM_JOB_ID", "100"}, {"SLURM_STEP_NUM_NODES", "2"}};
   const auto address = [&](const std::string& nodes) {
     Variables variables = step;

@@ -22,7 +22,7 @@ struct Launch {
   std::string address;           ///< where rank 0, or the launcher itself, listens
   int port = 0;
   bool hosted = false;           ///< the launcher listens (torchrun's agent), not rank 0
-  std::string attempt;           ///< of a launcher that starts processes again after a failure
+  std::string attempt;           ///< of a launcher that starts processes again after a failure: its job and how often it did
 };
 
 /// Reads the variables of torchrun (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), else of a Slurm step, else of MPI's mpirun
