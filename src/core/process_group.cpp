@@ -10,6 +10,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <condition_variable>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <mutex>
@@ -311,6 +312,7 @@ void start() {
   const Launch launch = read_launch();
   if (launch.world_size == 1) return;
   set_log_rank(launch.rank);
+  std::signal(SIGPIPE, SIG_IGN);  // a connection that a dead rank closed is an error of the write
   ::setenv("TORCH_CPP_LOG_LEVEL", "ERROR", /*overwrite=*/0);  // c10d's own lines about each attempt to connect
   c10::initLogging();
   auto made = std::make_unique<Group>();

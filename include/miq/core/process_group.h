@@ -34,7 +34,7 @@ Launch read_launch();
 std::chrono::milliseconds timeout();
 
 /// Meets the other processes, if there are any: after it every rank's connections stand, and a rank that is lost is told to the others
-/// within seconds. Cores are shared between the ranks of a machine unless OMP_NUM_THREADS is set.
+/// within seconds. Cores are shared between the ranks of a machine unless OMP_NUM_THREADS is set; SIGPIPE is ignored from then on.
 /// @throws Error{config} as read_launch, and for two processes of one rank; Error{io} when not all ranks come within timeout();
 /// Error{unsupported} when this LibTorch has no gloo.
 void start();
