@@ -203,7 +203,7 @@ Backend device_backend(Group& g) {
   return g.device;
 }
 
-// `tensor` on all ranks by `work`, part by part: flat, on a device that a backend is for.
+// Starts a collective on each part of `flat` in turn, where it lies if a backend is for that device, else on a copy in memory.
 template <class Start>
 void in_parts(const char* what, const at::Tensor& flat, const Start& start) {
   Group& g = *group;
