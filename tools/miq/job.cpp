@@ -1,6 +1,8 @@
 // miq quantize, eval, run.
 #include "commands.h"
 #include "miq/core/error.h"
+#include "miq/core/log.h"
+#include "miq/core/process_group.h"
 #include "miq/core/text.h"
 #include "miq/executor/job.h"
 #include "miq/executor/plan.h"
@@ -24,15 +26,18 @@ void add_job_command(CLI::App& program, const std::string& name, const std::stri
   command->add_flag("--dry-run", options->dry_run, "check all that can be checked before the work, tell what would be done, and write nothing");
   add_examples(*command, examples);
   command->callback([options, mode] {
+    set_verbosity(options->common.verbosity());
     const executor::JobConfig config = read_job(*options);
     if (config.sweeps) throw Error(ErrorKind::config, "the configuration describes a sweep", options->config, "run it with miq sweep, or leave sweep out");
     if (options->dry_run) {
       const nlohmann::ordered_json job = executor::dry_run(config, mode, {options->overwrite});
       return print(options->common.json ? to_text(job) : executor::format_dry_run(job));
     }
+    process_group::start();
     const nlohmann::ordered_json results = executor::run_job(config, mode, {options->overwrite});
-    print(options->common.json ? to_text(results) : executor::format_report(results));
-    executor::require_met(results);
+    if (process_group::rank() == 0) print(options->common.json ? to_text(results) : executor::format_report(results));
+    process_group::finish();
+    if (process_group::rank() == 0) executor::require_met(results);
   });
 }
 

@@ -1,0 +1,17 @@
+// Whether the ranks of a job do the same work.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "miq/executor/job_config.h"
+#include "miq/model/language_model.h"
+
+namespace miq::executor {
+
+/// Ranks with other settings, weights or texts would wait for each other in vain, or make one figure of different things. Paths may differ:
+/// machines keep their files where they like. @throws Error{config} on all ranks, naming what differs; without a group it does nothing.
+void check_ranks(const JobConfig& config, const model::LanguageModel& model, const std::vector<at::Tensor>& streams);
+
+}  // namespace miq::executor
