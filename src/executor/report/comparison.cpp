@@ -29,14 +29,14 @@ int series_of(const Run& run, const Axis* axis) {
   return 0;
 }
 
-// What tells the run from others of its colour.
+// The run's settings, as short as they can be told apart.
 std::string point_label(const Study& study, const Run& run, const Axis* axis) {
   if (run.settings.empty()) return run.name;
   std::string label;
   for (const auto& [key, value] : run.settings) {
-    if (axis != nullptr && key == axis->key) continue;
     const std::string name = short_key(key);
-    label += (label.empty() ? "" : ", ") + (name == "bits" ? value + " bits" : study.axes.size() == 1 ? value : name + " " + value);
+    const bool is_plain = study.axes.size() == 1 || (axis != nullptr && key == axis->key);
+    label += (label.empty() ? "" : ", ") + (name == "bits" ? value + " bits" : is_plain ? value : name + " " + value);
   }
   return label.empty() ? run.name : label;
 }
@@ -49,6 +49,15 @@ std::vector<bool> optimal(const Study& study, const Measure& measure) {
   return pareto_optimal(points);
 }
 
+// Whether runs differ in size at all.
+bool trades(const Study& study) {
+  bool is_bytes = false;
+  std::set<double> different;
+  for (const double size : sizes(study, is_bytes))
+    if (!std::isnan(size)) different.insert(size);
+  return different.size() > 1;
+}
+
 std::optional<Figure> trade_off(const Study& study, const Measure& measure) {
   const Axis* axis = colour_axis(study);
   Scatter scatter;
@@ -57,6 +66,8 @@ std::optional<Figure> trade_off(const Study& study, const Measure& measure) {
   scatter.x_name = scatter.x_is_bytes ? "all weights (less is better)" : "bits per weight (fewer is better)";
   scatter.y_name = measure.name + (measure.higher_is_better ? " (higher is better)" : " (lower is better)");
   scatter.higher_is_better = measure.higher_is_better;
+  if (!measure.higher_is_better && measure.baselines.size() == 1) scatter.origin = measure.baselines[0].first;
+  scatter.joins_series = axis != nullptr && study.axes.size() == 2;
   std::set<int> used;
   std::vector<std::string> names;
   for (size_t r = 0; r < study.runs.size(); ++r) {
@@ -65,16 +76,17 @@ std::optional<Figure> trade_off(const Study& study, const Measure& measure) {
     const int series = series_of(run, axis);
     used.insert(series);
     const std::string at = scatter.x_is_bytes ? bytes_text(size[r]) : fixed_text(size[r], 2) + " bits a weight";
-    scatter.points.push_back({size[r], measure.values[r], series, best[r], point_label(study, run, axis), run.name + ": " + score_text(measure.values[r]) + " at " + at + (best[r] ? ", Pareto-optimal" : "")});
+    const bool is_labelled = best[r] || (axis == nullptr && study.runs.size() <= 12);
+    scatter.points.push_back({size[r], measure.values[r], series, best[r], is_labelled ? point_label(study, run, axis) : "", run.name + ": " + score_text(measure.values[r]) + " at " + at + (best[r] ? ", Pareto-optimal" : "")});
     if (best[r]) names.push_back(run.name);
   }
-  if (scatter.points.size() < 2) return std::nullopt;
+  if (scatter.points.size() < 2 || !trades(study)) return std::nullopt;
   for (const auto& [value, whose] : measure.baselines) scatter.references.emplace_back(value, "unquantized " + (whose.empty() ? "" : whose + " ") + score_text(value));
-  scatter.label = measure.name + " against " + (scatter.x_is_bytes ? "size" : "bits per weight") + " of " + counted(static_cast<std::int64_t>(scatter.points.size()), "run") + "; Pareto-optimal: " + listed(names, 12);
+  scatter.label = capitalised(measure.name) + " against " + (scatter.x_is_bytes ? "size" : "bits per weight") + " of " + counted(static_cast<std::int64_t>(scatter.points.size()), "run") + "; Pareto-optimal: " + listed(names, 12);
   Figure figure{measure.name, draw(scatter), {}, ""};
   if (axis != nullptr)
     for (const int series : used) figure.legend.emplace_back(legend_mark(series), axis->values[static_cast<size_t>(series)]);
-  figure.note = "Full marks are Pareto-optimal: no other run is as small and as good, or better. " + std::string(names.size() == 1 ? "It is " : "They are ") + listed(names, 16) + ".";
+  figure.note = "Full marks are Pareto-optimal: no other run is as small and as good, or better. " + std::string(names.size() == 1 ? "It is " : "They are ") + listed(names, 8) + ".";
   return figure;
 }
 
@@ -94,6 +106,9 @@ std::string run_verdicts(const Run& run) {
   return text + " of " + std::to_string(tests);
 }
 
+// Where there are several runs, each has a place of its own.
+std::string link_to(const Study& study, size_t run) { return study.runs.size() > 1 ? run_id(run) : ""; }
+
 std::string measure_note(const Measure& measure, size_t run) {
   if (measure.baselines.size() != 1 || std::isnan(measure.values[run])) return "";
   const double before = measure.baselines[0].first;
@@ -111,7 +126,7 @@ Table runs_table(const Study& study) {
   std::vector<bool> best;
   if (any([](const Run& run) { return run.is_pareto; }))
     for (const Run& run : study.runs) best.push_back(run.is_pareto);
-  else if (!all.empty() && quantized) best = optimal(study, all.front());
+  else if (!all.empty() && trades(study)) best = optimal(study, all.front());
   Table table;
   table.head = {"run"};
   if (several_models) table.head.push_back("model");
@@ -126,7 +141,7 @@ Table runs_table(const Study& study) {
   for (size_t r = 0; r < study.runs.size(); ++r) {
     const Run& run = study.runs[r];
     const bool is_best = r < best.size() && best[r];
-    std::vector<Cell> row = {Cell{run.name, is_best ? "● Pareto-optimal" : "", is_best ? "best" : "", "", run_id(r)}};
+    std::vector<Cell> row = {Cell{run.name, is_best ? "● Pareto-optimal" : "", is_best ? "best" : "", "", link_to(study, r)}};
     if (several_models) row.push_back({run.model});
     if (settings)
       for (const Axis& axis : study.axes) {
@@ -165,10 +180,11 @@ std::optional<Table> tasks_table(const Study& study, double& most) {
       if (const Score* score = run.find(column->key()); score != nullptr && score->value >= -1 && score->value <= 1 && !std::isnan(score->difference())) most = std::max(most, std::abs(score->difference()));
   Table table;
   table.is_map = true;
+  table.legend = shade_legend(most, true);
   table.head = {"run"};
   for (const Score* column : columns) table.head.push_back(short_name(column->name) + ", " + column->metric + (column->shots > 0 ? ", " + counted(column->shots, "shot") : ""));
   for (size_t r = 0; r < study.runs.size(); ++r) {
-    table.rows.push_back({Cell{study.runs[r].name, "", "", "", run_id(r)}});
+    table.rows.push_back({Cell{study.runs[r].name, "", "", "", link_to(study, r)}});
     for (const Score* column : columns) {
       const Score* score = study.runs[r].find(column->key());
       Cell cell{score == nullptr ? "–" : score_text(score->value)};
@@ -216,6 +232,9 @@ std::vector<Measure> measures(const Study& study) {
   }
   if (const std::vector<std::string> tasks = common_tasks(study.runs); !tasks.empty()) {
     Measure measure{"mean over " + counted(static_cast<std::int64_t>(tasks.size()), "task"), true, {}, {}};
+    if (tasks.size() == 1)
+      for (const Score* score : distinct_scores(study.runs, "task"))
+        if (score->key() == tasks[0]) measure.name = short_name(score->name) + ", " + score->metric;
     for (const Run& run : study.runs) {
       measure.values.push_back(mean_score(run, tasks, false));
       add_baseline(measure, mean_score(run, tasks, true), run);
@@ -250,7 +269,7 @@ std::optional<Section> runs_section(const Study& study) {
   if (std::optional<Table> tasks = tasks_table(study, most)) {
     tasks->caption = "Tasks of each run";
     section.blocks.push_back(std::move(*tasks));
-    if (most > 0) section.blocks.push_back(shade_note(most, ""));
+    if (most > 0) section.blocks.push_back(shade_note(""));
   }
   return section;
 }

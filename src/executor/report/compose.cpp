@@ -44,6 +44,11 @@ std::string listed(const std::vector<std::string>& items, size_t most) {
   return text;
 }
 
+std::string capitalised(std::string text) {
+  if (!text.empty()) text[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(text[0])));
+  return text;
+}
+
 std::string short_key(const std::string& key) { return key.substr(key.rfind('.') + 1); }
 
 std::string models_of(const Study& study) {

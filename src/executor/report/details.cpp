@@ -33,12 +33,11 @@ std::optional<Table> perplexity_table(const Run& run) {
   const std::vector<const Score*> scores = of_kind(run.scores, "perplexity");
   if (scores.empty()) return std::nullopt;
   const bool compared = any_of(scores, [](const Score& s) { return !std::isnan(s.baseline); }), kl = any_of(scores, [](const Score& s) { return !std::isnan(s.kl_divergence); });
-  const bool interval = any_of(scores, [](const Score& s) { return !std::isnan(s.low); });
+  const bool intervals = any_of(scores, [](const Score& s) { return !std::isnan(s.low); });
   Table table;
   table.head = {"corpus", "split", "how", "tokens"};
   if (compared) table.head.push_back("unquantized");
-  table.head.push_back("perplexity");
-  if (interval) table.head.push_back("95 % interval");
+  table.head.push_back(intervals ? "perplexity, 95 %" : "perplexity");
   if (compared) table.head.push_back("change");
   if (kl) table.head.insert(table.head.end(), {"KL divergence", "same next token"});
   for (const Score* score : scores) {
@@ -46,7 +45,7 @@ std::optional<Table> perplexity_table(const Run& run) {
     if (compared) row.push_back(score_cell(score->baseline));
     row.push_back(score_cell(score->value));
     row.back().css = "strong";
-    if (interval) row.push_back({interval_text(score->low, score->high, false)});
+    if (intervals && !std::isnan(score->low)) row.back().note = interval_text(score->low, score->high, false);
     if (compared) row.push_back({change_text(score->value, score->baseline)});
     if (kl) row.insert(row.end(), {Cell{fixed_text(score->kl_divergence, 4)}, Cell{percent_text(score->agreement)}});
     table.rows.push_back(std::move(row));
@@ -84,10 +83,8 @@ std::optional<Table> score_table(const std::vector<const Score*>& scores, const 
   Table table;
   table.head = {first_column, "shots", scores.front()->what == "mean" ? "sets" : "documents", "metric"};
   if (compared) table.head.push_back("unquantized");
-  table.head.insert(table.head.end(), {"value", "std. error"});
-  if (intervals) table.head.push_back("95 % interval");
-  if (compared) table.head.push_back("change");
-  if (differences) table.head.push_back("95 % of the change");
+  table.head.insert(table.head.end(), {intervals ? "value, 95 %" : "value", "std. error"});
+  if (compared) table.head.push_back(differences ? "change, 95 %" : "change");
   if (tested) table.head.push_back("p");
   if (corrected) table.head.push_back("p (Holm)");
   if (flips) table.head.push_back("flips");
@@ -99,10 +96,9 @@ std::optional<Table> score_table(const std::vector<const Score*>& scores, const 
     if (compared) row.push_back(score_cell(score->baseline));
     row.push_back(score_cell(score->value));
     row.back().css = "strong";
+    if (intervals && !std::isnan(score->low)) row.back().note = interval_text(score->low, score->high, false);
     row.push_back(score_cell(score->standard_error));
-    if (intervals) row.push_back({interval_text(score->low, score->high, false)});
-    if (compared) row.push_back({signed_text(score->difference()), verdict_sign(verdict), verdict < 0 ? "bad" : verdict > 0 ? "good" : "", verdict < 0 ? "significantly worse" : verdict > 0 ? "significantly better" : ""});
-    if (differences) row.push_back({interval_text(score->difference_low, score->difference_high, true)});
+    if (compared) row.push_back({signed_text(score->difference()) + (verdict == 0 ? "" : " " + verdict_sign(verdict)), std::isnan(score->difference_low) ? "" : interval_text(score->difference_low, score->difference_high, true), verdict < 0 ? "bad" : verdict > 0 ? "good" : "", verdict < 0 ? "significantly worse" : verdict > 0 ? "significantly better" : ""});
     if (tested) row.push_back(chance_cell(score->p_value));
     if (corrected) row.push_back(chance_cell(score->p_value_holm));
     if (flips) row.push_back({count_text(score->flips)});

@@ -41,6 +41,7 @@ struct Table {
   std::vector<std::string> head;
   std::vector<std::vector<Cell>> rows;  ///< the first cell names its row
   bool is_map = false;                  ///< a heat map: cells of one width, notes below
+  std::vector<std::pair<std::string, std::string>> legend;  ///< of a map: a shade's css and its meaning
 };
 
 /// A column without words, which stands to the right.

@@ -106,7 +106,7 @@ std::optional<Section> efficiency_section(const Study& study) {
   figures.figures.erase(std::remove_if(figures.figures.begin(), figures.figures.end(), is_empty), figures.figures.end());
   Section section{"efficiency", "Time, memory, size", {}};
   if (!figures.figures.empty()) section.blocks.push_back(std::move(figures));
-  section.blocks.push_back(Fold{"The same as a table", "", {table_of(study, phases)}});
+  section.blocks.push_back(Fold{"Seconds and bytes of each run", "", {table_of(study, phases)}});
   return section;
 }
 

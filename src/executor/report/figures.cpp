@@ -20,9 +20,16 @@ struct Box {
   bool overlaps(const Box& other) const { return left < other.right && other.left < right && top < other.bottom && other.top < bottom; }
 };
 
+// "+10 %" of a tick, where "+10.0 %" says no more.
+std::string round_change(double value, double before) {
+  std::string text = change_text(value, before);
+  for (const char* zeros : {".00 %", ".0 %"})
+    if (text.ends_with(zeros)) return text.substr(0, text.size() - std::string_view(zeros).size()) + " %";
+  return text;
+}
+
 // Labels beside their points where there is room: none lies on another, on a mark or outside. The others' points are told by their titles and the table.
 void place_labels(Svg& svg, const Scatter& scatter, const Scale& x, const Scale& y, const Box& area, std::vector<Box> taken) {
-  for (const Scatter::Point& point : scatter.points) taken.push_back({x(point.x) - 6, y(point.y) - 6, x(point.x) + 6, y(point.y) + 6});
   for (const bool optimal : {true, false})
     for (const Scatter::Point& point : scatter.points) {
       if (point.is_optimal != optimal || point.label.empty()) continue;
@@ -34,7 +41,7 @@ void place_labels(Svg& svg, const Scatter& scatter, const Scale& x, const Scale&
         const Box box{left, base - 10, left + width, base + 3};
         const bool inside = box.left >= area.left && box.right <= area.right && box.top >= area.top && box.bottom <= area.bottom;
         if (!inside || std::any_of(taken.begin(), taken.end(), [&](const Box& other) { return box.overlaps(other); })) continue;
-        svg.text(left, base, label, optimal ? "small strong" : "small");
+        svg.text(left, base, label, optimal ? "small strong halo" : "small halo");
         taken.push_back(box);
         break;
       }
@@ -75,18 +82,21 @@ std::vector<std::pair<double, std::string>> x_ticks(const Scatter& scatter, cons
 }  // namespace
 
 std::string draw(const Scatter& scatter) {
-  constexpr double kWidth = 520, kHeight = 360, kLeft = 58, kRight = 506, kTop = 30, kBottom = 316;
+  constexpr double kWidth = 520, kHeight = 360, kLeft = 76, kRight = 506, kTop = 32, kBottom = 316;
   std::vector<double> xs, ys;
   for (const Scatter::Point& point : scatter.points) {
     xs.push_back(point.x);
     ys.push_back(point.y);
   }
   for (const auto& reference : scatter.references) ys.push_back(reference.first);
-  const Scale x(xs, kLeft, kRight, 8), y(ys, kBottom, kTop, scatter.higher_is_better ? 0 : 5);
+  const Scale x(xs, kLeft, kRight, 8);
+  const Scale y = scatter.origin > 0 ? Scale::around(scatter.origin, ys, kBottom, kTop) : Scale(ys, kBottom, kTop, scatter.higher_is_better ? 0 : 5);
   Svg svg(kWidth, kHeight, scatter.label);
   for (const auto& [value, text] : y.ticks(5)) {
     svg.line(kLeft, y(value), kRight, y(value), "grid");
-    svg.text(kLeft - 8, y(value) + 4, text, "small", "end");
+    const bool has_change = scatter.origin > 0 && value != scatter.origin;
+    svg.text(kLeft - 8, y(value) + (has_change ? -1 : 4), text, "small", "end");
+    if (has_change) svg.text(kLeft - 8, y(value) + 12, round_change(value, scatter.origin), "small muted", "end");
   }
   for (const auto& [value, text] : x_ticks(scatter, x)) {
     svg.line(x(value), kBottom, x(value), kBottom + 5, "axis");
@@ -95,19 +105,34 @@ std::string draw(const Scatter& scatter) {
   svg.line(kLeft, kBottom, kRight, kBottom, "axis");
   svg.text(6, 16, scatter.y_name, "name");
   svg.text((kLeft + kRight) / 2, kHeight - 6, scatter.x_name, "name", "middle");
-  std::vector<Box> taken;
+  std::vector<Box> marks, taken;
+  for (const Scatter::Point& point : scatter.points) marks.push_back({x(point.x) - 6, y(point.y) - 6, x(point.x) + 6, y(point.y) + 6});
   for (const auto& [value, text] : scatter.references) {
     const std::string label = shortened(text, 44);
-    const double base = y(value) - 5 < kTop + 8 ? y(value) + 13 : y(value) - 5;
+    const double width = text_width(label);
     svg.line(kLeft, y(value), kRight, y(value), "reference");
-    svg.text(kRight, base, label, "small muted", "end");
-    taken.push_back({kRight - text_width(label), base - 10, kRight, base + 3});
+    Box place{};
+    for (const auto& [left, base] : {std::pair(kRight - width, y(value) - 5), std::pair(kLeft + 2, y(value) - 5), std::pair(kRight - width, y(value) + 14), std::pair(kLeft + 2, y(value) + 14)}) {
+      place = {left, base - 10, left + width, base + 3};
+      if (place.top >= kTop - 8 && place.bottom <= kBottom && std::none_of(marks.begin(), marks.end(), [&](const Box& mark) { return place.overlaps(mark); })) break;
+    }
+    svg.text(place.left, place.bottom - 3, label, "small muted halo");
+    taken.push_back(place);
     taken.push_back({kLeft, y(value) - 1, kRight, y(value) + 1});
   }
+  taken.insert(taken.end(), marks.begin(), marks.end());
+  if (scatter.joins_series)
+    for (int series = 0; series < kSeries; ++series) {
+      std::vector<std::pair<double, double>> line;
+      for (const Scatter::Point& point : scatter.points)
+        if (point.series == series) line.emplace_back(x(point.x), y(point.y));
+      std::sort(line.begin(), line.end());
+      svg.path(line, "join s" + std::to_string(series));
+    }
   svg.path(front(scatter, x, y, kRight), "front");
   for (const bool optimal : {false, true})
     for (const Scatter::Point& point : scatter.points)
-      if (point.is_optimal == optimal) svg.mark(point.series, x(point.x), y(point.y), optimal ? 5.5 : 4.5, !optimal, point.title);
+      if (point.is_optimal == optimal) svg.mark(point.series, x(point.x), y(point.y), /*large=*/true, !optimal, point.title);
   place_labels(svg, scatter, x, y, {kLeft, kTop - 8, kRight + 4, kBottom}, std::move(taken));
   return svg.finish();
 }
@@ -139,14 +164,14 @@ std::string draw(const Curves& curves) {
     std::vector<std::pair<double, double>> points;
     for (const auto& [at, value] : curve.points) points.emplace_back(x(at), y(value));
     svg.path(points, "curve s" + std::to_string(c % kSeries));
-    for (size_t i = 0; i < points.size(); ++i) svg.mark(static_cast<int>(c), points[i].first, points[i].second, 3.6, false, curve.titles[i]);
+    for (size_t i = 0; i < points.size(); ++i) svg.mark(static_cast<int>(c), points[i].first, points[i].second, /*large=*/false, false, curve.titles[i]);
   }
   return svg.finish();
 }
 
 std::string draw(const Bars& bars) {
   constexpr double kWidth = 520, kLeft = 2, kBarEnd = 420;
-  const bool is_dense = bars.bars.size() > 16;  // then the name stands beside its bar, not above
+  const bool is_dense = bars.bars.size() > 10;  // then the name stands beside its bar, not above
   const double left = is_dense ? 190 : kLeft, pitch = is_dense ? 20 : 38, height = 12;
   double most = 0;
   for (const Bars::Bar& bar : bars.bars) {
@@ -197,7 +222,7 @@ std::string draw(const Intervals& intervals) {
       svg.line(x(row.low), middle, x(row.high), middle, "whisker " + css);
       for (const double end : {row.low, row.high}) svg.line(x(end), middle - 4, x(end), middle + 4, "whisker " + css);
     }
-    svg.mark(row.verdict < 0 ? 4 : row.verdict > 0 ? 2 : 0, x(row.value), middle, 5, row.verdict == 0, row.title, css);
+    svg.mark(row.verdict < 0 ? 4 : row.verdict > 0 ? 2 : 0, x(row.value), middle, /*large=*/true, row.verdict == 0, row.title, css);
   }
   return svg.finish();
 }

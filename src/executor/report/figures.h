@@ -20,6 +20,8 @@ struct Scatter {
   std::vector<std::pair<double, std::string>> references;  ///< horizontal lines: where, and what they are
   bool higher_is_better = false;                           ///< of y; x is better the lower
   bool x_is_bytes = false;
+  double origin = 0;          ///< of y: where it is positive, the axis tells distances from it (Scale::around)
+  bool joins_series = false;  ///< a thin line through the points of each series
 };
 std::string draw(const Scatter& scatter);
 

@@ -13,12 +13,30 @@ std::string attribute(const char* name, const std::string& value) { return value
 
 std::string joined(const std::string& a, const std::string& b) { return a.empty() ? b : b.empty() ? a : a + " " + b; }
 
+// Where a long name may break: behind commas and slashes.
+std::string breakable(const std::string& text) {
+  std::string whole;
+  for (const char c : html_escaped(text)) {
+    whole += c;
+    if (c == ',' || c == '/') whole += "<wbr>";
+  }
+  return whole;
+}
+
 std::string written(const Cell& cell, bool names_row, bool numeric) {
-  std::string text = html_escaped(cell.text);
+  std::string text = names_row ? breakable(cell.text) : html_escaped(cell.text);
   if (!cell.link.empty()) text = "<a href=\"#" + html_escaped(cell.link) + "\">" + text + "</a>";
-  if (!cell.note.empty()) text += cell.note == "▼" || cell.note == "▲" ? " " + cell.note : "<small>" + html_escaped(cell.note) + "</small>";
+  if (!cell.note.empty()) text += "<small>" + html_escaped(cell.note) + "</small>";
+  if (names_row) text = "<span>" + text + "</span>";
   const std::string open = names_row ? "<th scope=\"row\"" : "<td";
   return open + attribute("class", joined(numeric && !names_row ? "n" : "", cell.css)) + attribute("data-v", names_row ? "" : exact_text(cell.order)) + attribute("title", cell.title) + ">" + text + (names_row ? "</th>" : "</td>");
+}
+
+std::string legend_of(const Table& table) {
+  if (table.legend.empty()) return "";
+  std::string text = "<span class=\"legend\">";
+  for (const auto& [css, meaning] : table.legend) text += "<span><i class=\"" + css + "\"></i>" + html_escaped(meaning) + "</span>";
+  return text + "</span>";
 }
 
 std::string written(const Table& table) {
@@ -27,9 +45,9 @@ std::string written(const Table& table) {
   const bool sorts = !table.is_map && table.rows.size() > 2;
   std::string text = "<div class=\"scroll tables\" tabindex=\"0\" role=\"region\"" + attribute("aria-label", table.caption.empty() ? "Table" : table.caption) + "><table" +
                      attribute("class", table.is_map ? "map" : sorts ? "sorts" : "") + ">";
-  if (!table.caption.empty()) text += "<caption>" + html_escaped(table.caption) + "</caption>";
+  if (!table.caption.empty() || !table.legend.empty()) text += "<caption>" + html_escaped(table.caption) + legend_of(table) + "</caption>";
   text += "<thead><tr>";
-  for (size_t c = 0; c < table.head.size(); ++c) text += std::string("<th scope=\"col\"") + (numeric[c] ? " class=\"n\"" : "") + ">" + html_escaped(table.head[c]) + "</th>";
+  for (size_t c = 0; c < table.head.size(); ++c) text += std::string("<th scope=\"col\"") + (numeric[c] ? " class=\"n\"" : "") + ">" + (table.is_map ? breakable(table.head[c]) : html_escaped(table.head[c])) + "</th>";
   text += "</tr></thead>\n<tbody>";
   for (const std::vector<Cell>& row : table.rows) {
     text += "<tr>";
@@ -93,7 +111,7 @@ std::string to_html(const Document& document) {
   if (!document.subtitle.empty()) text += "<p class=\"sub\">" + html_escaped(document.subtitle) + "</p>";
   text += "<nav aria-label=\"Sections\">";
   for (const Section& section : document.sections) text += "<a href=\"#" + section.id + "\">" + html_escaped(section.title) + "</a>\n";
-  text += "</nav></header>\n<main>\n";
+  text += "</nav></header>\n" + mark_shapes() + "\n<main>\n";
   for (const Section& section : document.sections) text += "<section id=\"" + section.id + "\"><h2>" + html_escaped(section.title) + "</h2>\n" + written(section.blocks) + "</section>\n";
   return text + "</main>\n<footer><p>" + html_escaped(document.footer) + "</p></footer>\n<script>" + kScript + "</script>\n</body>\n</html>\n";
 }

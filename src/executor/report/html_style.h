@@ -15,7 +15,7 @@ constexpr const char* kStyle = R"css(
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-main,header,footer{max-width:1200px;margin:0 auto;padding:0 24px}
+main,header,footer{max-width:1280px;margin:0 auto;padding:0 24px}
 header{padding-top:40px}
 h1{font-size:30px;line-height:1.2;margin:0;letter-spacing:-.01em;overflow-wrap:anywhere}
 h2{font-size:20px;margin:0 0 14px;letter-spacing:-.005em}
@@ -46,10 +46,12 @@ figcaption{font-weight:600;font-size:15px;margin:0 0 6px;overflow-wrap:anywhere}
 figure .scroll>svg{display:block;width:100%;height:auto;min-width:400px}
 figure.wide .scroll>svg{min-width:720px}
 svg text{font:12.5px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;fill:var(--soft);font-variant-numeric:tabular-nums}
-svg .name{fill:var(--ink);font-size:13px}svg .small{font-size:12px}svg .strong{fill:var(--ink);font-weight:600}svg .muted{fill:var(--muted)}
+svg .name{fill:var(--ink);font-size:13px}svg .small{font-size:12px}svg .strong{fill:var(--ink);font-weight:600}svg .muted{fill:var(--muted)}svg .halo{paint-order:stroke;stroke:var(--card);stroke-width:3.5px;stroke-linejoin:round}
 .grid{stroke:var(--line)}.axis{stroke:var(--rule)}
 .reference{stroke:var(--muted);stroke-dasharray:5 4}
-.front{fill:none;stroke:var(--accent);stroke-width:1.5;opacity:.55}
+.front{fill:none;stroke:var(--ink);stroke-width:1.4;opacity:.4}
+.join{fill:none;stroke:var(--c);stroke-width:1.4;opacity:.45}
+.shapes{position:absolute}
 .s0{--c:var(--s0)}.s1{--c:var(--s1)}.s2{--c:var(--s2)}.s3{--c:var(--s3)}.s4{--c:var(--s4)}.s5{--c:var(--s5)}.s6{--c:var(--s6)}.s7{--c:var(--s7)}.rest{--c:var(--rest)}
 .worse{--c:var(--bad)}.better{--c:var(--good)}.same{--c:var(--muted)}
 .mark{fill:var(--c);stroke:var(--card);stroke-width:1.2}.mark.hollow{fill:var(--card);stroke:var(--c);stroke-width:1.8}
@@ -60,18 +62,20 @@ svg .on{fill:var(--on)}
 table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums;line-height:1.4;min-width:min(100%,420px)}
 .tables{margin:0 0 16px}
 caption{text-align:left;font-weight:600;font-size:15px;padding:0 0 8px}
+caption .legend{font-weight:400;margin:6px 0 0}.legend>span{display:flex;align-items:center;gap:6px}.legend i{width:14px;height:14px;border-radius:2px;border:1px solid var(--rule)}
 th,td{padding:6px 12px;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
 thead th{color:var(--soft);font-weight:600;font-size:13px;border-bottom:1px solid var(--rule);vertical-align:bottom}
-tbody th{font-weight:500;position:sticky;left:0;background:var(--card);z-index:1;min-width:110px;max-width:300px;overflow-wrap:anywhere}
+tbody th{font-weight:500;position:sticky;left:0;background:var(--card);z-index:1}
+tbody th>span{display:block;width:max-content;max-width:270px;overflow-wrap:anywhere}
 .n{text-align:right;white-space:nowrap}
 td small,th small{display:block;color:var(--muted);font-size:12px;font-weight:400}
 td.strong{font-weight:600}td.bad,td.bad small,.bad{color:var(--bad)}td.good,td.good small,.good{color:var(--good)}
 td.words{min-width:220px;max-width:420px;overflow-wrap:anywhere}
 th.best{font-weight:700}th.best small{color:var(--accent)}
-thead button{all:unset;cursor:pointer}thead button::after{content:"↕";opacity:.45;padding-left:4px;font-size:11px}
+thead button{all:unset;cursor:pointer}thead button{position:relative}thead button::after{content:"↕";opacity:0;position:absolute;left:100%;padding-left:1px;font-size:11px}thead button:hover::after,thead button:focus-visible::after{opacity:.7}
 thead [aria-sort=ascending] button::after{content:"↑";opacity:1}thead [aria-sort=descending] button::after{content:"↓";opacity:1}
 .map td{text-align:center;white-space:nowrap;border:2px solid var(--card);min-width:66px;padding:4px 6px}
-.map thead th+th{text-align:center;font-weight:500;max-width:110px;overflow-wrap:anywhere}
+.map thead th+th{text-align:center;font-weight:500;max-width:130px;overflow-wrap:break-word}
 .map td small{color:inherit}
 .w1{background:var(--w1)}.w2{background:var(--w2)}.w3{background:var(--w3)}.w4{background:var(--w4);color:var(--deep)}.b1{background:var(--b1)}.b2{background:var(--b2)}.b3{background:var(--b3)}.b4{background:var(--b4);color:var(--deep)}.z{background:var(--z)}
 .own{outline:2px solid var(--ink);outline-offset:-4px;font-weight:600}
@@ -81,7 +85,7 @@ summary{cursor:pointer;font-weight:500;padding:2px 0;overflow-wrap:anywhere}
 details[open]>summary{margin-bottom:12px}
 pre{margin:0 0 12px;padding:14px 16px;background:var(--page);border:1px solid var(--line);border-radius:6px;overflow-x:auto;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mono",monospace}
 footer{color:var(--muted);font-size:13px;padding-bottom:40px}
-@media (max-width:640px){body{font-size:15px}main,header,footer{padding-left:14px;padding-right:14px}header{padding-top:24px}h1{font-size:24px}section{padding:16px 14px;margin:14px 0}.facts{grid-template-columns:1fr 1fr;gap:12px 16px}.facts dd{font-size:21px}th,td{padding:6px 9px}tbody th{max-width:150px;min-width:90px}}
+@media (max-width:640px){body{font-size:15px}main,header,footer{padding-left:14px;padding-right:14px}header{padding-top:24px}h1{font-size:24px}section{padding:16px 14px;margin:14px 0}.facts{grid-template-columns:1fr 1fr;gap:12px 16px}.facts dd{font-size:21px}th,td{padding:6px 9px}tbody th>span{max-width:140px}}
 @media print{:root{--page:#fff}body{font-size:11pt}main,header,footer{max-width:none;padding:0}section{border:0;padding:0;margin:0 0 18pt}nav,thead button::after{display:none}figure,tr{break-inside:avoid}h2{break-after:avoid}.scroll{overflow:visible}table{font-size:8.5pt}th,td{padding:2pt 5pt}figure .scroll>svg,figure.wide .scroll>svg{min-width:0}.map td,.tile,.bar,.mark{-webkit-print-color-adjust:exact;print-color-adjust:exact}tbody th{position:static}}
 )css";
 

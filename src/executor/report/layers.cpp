@@ -69,7 +69,7 @@ Figure error_figure(const LayerMap& map) {
     Curves::Curve curve{kind, {}, {}};
     for (const auto& [depth, of_depth] : map.places) {
       const Place* place = map.find(depth, kind);
-      if (place == nullptr || place->errors == 0) continue;
+      if (place == nullptr || !std::isfinite(place->mean_error())) continue;
       curve.points.emplace_back(depth, 100 * place->mean_error());
       curve.titles.push_back("block " + std::to_string(depth) + ", " + kind + ": " + error_text(place->mean_error()) + (place->count > 1 ? " on average, at most " + error_text(place->worst) : "") + ", " +
                              fixed_text(place->mean_bits(), 2) + " bits a weight");
@@ -85,7 +85,7 @@ Figure error_figure(const LayerMap& map) {
   return figure;
 }
 
-std::string bits_css(double bits) { return "q" + std::to_string(std::clamp(static_cast<int>(std::lround(bits)), 1, 9)); }
+int whole_bits(double bits) { return static_cast<int>(std::lround(std::clamp(bits, 1.0, 9.0))); }
 
 Figure bits_figure(const LayerMap& map) {
   Tiles tiles;
@@ -102,8 +102,8 @@ Figure bits_figure(const LayerMap& map) {
         tiles.tiles.back().push_back({"", "", ""});
         continue;
       }
-      used.insert(std::clamp(static_cast<int>(std::lround(place->mean_bits())), 1, 9));
-      tiles.tiles.back().push_back({bits_css(place->mean_bits()), fixed_text(place->mean_bits(), 1), "block " + std::to_string(depth) + ", " + kind + ": " + fixed_text(place->mean_bits(), 2) + " bits a weight"});
+      used.insert(whole_bits(place->mean_bits()));
+      tiles.tiles.back().push_back({"q" + std::to_string(whole_bits(place->mean_bits())), fixed_text(place->mean_bits(), 1), "block " + std::to_string(depth) + ", " + kind + ": " + fixed_text(place->mean_bits(), 2) + " bits a weight"});
     }
   }
   Figure figure{"Bits by depth", draw(tiles), {}, "Bits a weight, scales and all."};
@@ -196,7 +196,7 @@ std::optional<Section> layer_comparison(const Study& study) {
         all.error += place.error;
         all.errors += place.errors;
       }
-      if (all.errors == 0) continue;
+      if (!std::isfinite(all.mean_error())) continue;
       curve.points.emplace_back(depth, 100 * all.mean_error());
       curve.titles.push_back("block " + std::to_string(depth) + ", " + curve.name + ": " + error_text(all.mean_error()));
       rows[depth].resize(shown.size(), kUnknown);

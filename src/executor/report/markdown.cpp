@@ -48,8 +48,7 @@ std::string written(const Table& table) {
   for (const std::vector<Cell>& row : table.rows) {
     std::vector<std::string> cells;
     for (const Cell& cell : row) {
-      const bool is_sign = cell.note == "▼" || cell.note == "▲";
-      std::string part = escaped(cell.text) + (cell.note.empty() ? "" : is_sign ? " " + cell.note : " (" + escaped(cell.note) + ")");
+      std::string part = escaped(cell.text) + (cell.note.empty() ? "" : " (" + escaped(cell.note) + ")");
       if (cell.css == "own" || cell.css.ends_with(" own")) part = "**" + part + "**";
       cells.push_back(part);
     }

@@ -26,7 +26,7 @@ double most_different(const Matrix& matrix) {
   double most = 0;
   for (size_t r = 0; r < matrix.rows.size(); ++r)
     for (size_t c = 0; c < matrix.columns.size(); ++c)
-      if (const double size = std::abs(matrix.difference(r, c)); size > most) most = size;
+      if (const double size = std::abs(matrix.difference(r, c)); size > most && std::isfinite(size)) most = size;
   return most;
 }
 
@@ -55,6 +55,7 @@ Table table_of(const Matrix& matrix, double most) {
   Table table;
   table.is_map = true;
   table.caption = matrix.title;
+  table.legend = shade_legend(most, matrix.higher_is_better);
   table.head = {(matrix.rows_are.empty() ? "rows" : matrix.rows_are) + " ↓   " + (matrix.columns_are.empty() ? "columns" : matrix.columns_are) + " →"};
   table.head.insert(table.head.end(), matrix.columns.begin(), matrix.columns.end());
   table.head.push_back("mean");
@@ -89,16 +90,23 @@ Table table_of(const Matrix& matrix, double most) {
 std::string verdict_sign(int verdict) { return verdict < 0 ? "▼" : verdict > 0 ? "▲" : ""; }
 
 std::string shade(double difference, double most) {
-  if (std::isnan(difference)) return "";
+  if (!std::isfinite(difference)) return "";
   const double share = most > 0 ? difference / most : 0;
-  const int step = std::min(4, static_cast<int>(std::lround(std::abs(share) * 4)));
+  const int step = static_cast<int>(std::lround(std::min(std::abs(share), 1.0) * 4));
   return step == 0 ? "z" : (share < 0 ? "w" : "b") + std::to_string(step);
 }
 
-Words shade_note(double most, const std::string& more) {
-  return {"Small figures are differences from the unquantized model; shades go from " + score_text(most) + " worse (red) over none to " + score_text(most) +
-              " better (blue). ▼ significantly worse, ▲ significantly better at 5 % after Holm's correction; without a mark no difference is shown." + more,
-          true};
+std::vector<std::pair<std::string, std::string>> shade_legend(double most, bool higher_is_better) {
+  std::vector<std::pair<std::string, std::string>> legend;
+  if (!(most > 0)) return legend;
+  const double sign = higher_is_better ? 1 : -1;
+  for (const auto& [css, share] : {std::pair("w4", -1.0), std::pair("w2", -.5), std::pair("z", 0.0), std::pair("b2", .5), std::pair("b4", 1.0)})
+    legend.emplace_back(css, share == 0 ? "as unquantized" : signed_text(sign * share * most) + (share == -1 ? " worse" : share == 1 ? " better" : ""));
+  return legend;
+}
+
+Words shade_note(const std::string& more) {
+  return {"Small figures are differences from the unquantized model. ▼ significantly worse, ▲ significantly better at 5 % after Holm's correction; without a mark no difference is shown." + more, true};
 }
 
 std::string matrix_in_words(const Matrix& matrix) {
@@ -135,11 +143,9 @@ std::optional<Section> matrices_section(const Study& study) {
   for (const Matrix& matrix : study.matrices) {
     const double most = most_different(matrix);
     section.blocks.push_back(table_of(matrix, most));
-    std::string words = matrix_in_words(matrix);
-    if (!words.empty()) words[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(words[0])));
-    section.blocks.push_back(Words{words});
-    section.blocks.push_back(shade_note(most, " Cells with a frame are in distribution: tested on what they were calibrated on."));
+    section.blocks.push_back(Words{capitalised(matrix_in_words(matrix))});
   }
+  section.blocks.push_back(shade_note(" Cells with a frame are in distribution: tested on what they were calibrated on."));
   return section;
 }
 

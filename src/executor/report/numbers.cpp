@@ -40,7 +40,8 @@ std::string grouped(std::string digits) {
 
 std::string fixed_text(double value, int decimals) {
   if (std::isnan(value)) return kNone;
-  return value < 0 ? "−" + grouped(format_fixed(-value, decimals)) : grouped(format_fixed(value, decimals));
+  const std::string size = grouped(format_fixed(std::abs(value), decimals));
+  return value < 0 && size.find_first_not_of("0.") != std::string::npos ? "−" + size : size;
 }
 
 std::string score_text(double value) {
@@ -62,7 +63,7 @@ std::string change_text(double value, double before) {
   if (!std::isfinite(ratio) || ratio < 0) return kNone;
   if (ratio >= 10) return "× " + (ratio >= 1e6 ? scientific(ratio, 1) : grouped(format_fixed(ratio, 0)));
   const double percent = 100 * (ratio - 1);
-  const int decimals = std::abs(percent) < 1 ? 2 : 1;
+  const int decimals = std::abs(percent) < 1 ? 2 : std::abs(percent) < 99.95 ? 1 : 0;
   const std::string size = format_fixed(std::abs(percent), decimals);
   if (size.find_first_not_of("0.") == std::string::npos) return "±0 %";
   return (percent < 0 ? "−" : "+") + size + " %";

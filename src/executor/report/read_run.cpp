@@ -3,7 +3,7 @@
 
 #include "json_reader.h"
 #include "miq/core/error.h"
-#include "miq/core/file.h"
+#include "miq/evaluator/statistics.h"
 #include "study.h"
 
 namespace miq::executor::report {
@@ -165,6 +165,22 @@ Score read_mean(const JsonReader& json) {
   return score;
 }
 
+// Where several tasks were tested and the file has not Holm's correction of all of them.
+void correct(std::vector<Score>& scores) {
+  std::vector<Score*> tested;
+  bool is_corrected = true;
+  for (Score& score : scores) {
+    if (score.what != "task" || !score.is_first || std::isnan(score.p_value)) continue;
+    tested.push_back(&score);
+    is_corrected = is_corrected && !std::isnan(score.p_value_holm);
+  }
+  if (is_corrected || tested.size() < 2) return;
+  std::vector<double> p_values;
+  for (const Score* score : tested) p_values.push_back(score->p_value);
+  const std::vector<double> corrected = evaluator::holm(p_values);
+  for (size_t i = 0; i < tested.size(); ++i) tested[i]->p_value_holm = corrected[i];
+}
+
 double bytes_on_disk(const fs::path& folder) {
   double bytes = 0;
   std::error_code problem;
@@ -204,6 +220,7 @@ Run read_run(const fs::path& folder, const std::string& name) {
   for (const JsonReader& item : json["tasks"].list()) read_task(item, "task", run);
   for (const JsonReader& item : json["groups"].list()) read_task(item, "group", run);
   for (const JsonReader& item : json["categories"].list()) run.scores.push_back(read_mean(item));
+  correct(run.scores);
   for (const JsonReader& item : json["events"].list()) run.events.push_back({item["layer"].text(), item["code"].text(), item["detail"].text()});
   for (const JsonReader& item : json["expect"].list())
     run.gates.push_back({item["what"].scalar(), item["bound"].scalar(), item["value"].scalar(), item["limit"].scalar(), item["met"].flag(false)});

@@ -157,7 +157,7 @@ Study read_study(const std::vector<fs::path>& folders) {
 }
 
 int Score::verdict() const {
-  if (!is_first || !(corrected() < 0.05) || std::isnan(difference()) || difference() == 0) return 0;
+  if (what != "task" || !is_first || !(corrected() < 0.05) || std::isnan(difference()) || difference() == 0) return 0;
   return (difference() > 0) == higher_is_better ? 1 : -1;
 }
 

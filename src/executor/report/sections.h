@@ -28,14 +28,17 @@ Cell chance_cell(double p);
 
 /// "a, b and c"; after `most` items "a, b and 3 more".
 std::string listed(const std::vector<std::string>& items, size_t most);
+std::string capitalised(std::string text);
 /// "bits" of "recipe.grid.bits".
 std::string short_key(const std::string& key);
 /// "▼" significantly worse, "▲" better, "" not shown to differ.
 std::string verdict_sign(int verdict);
 /// The shade of a heat map for a difference, oriented so that more is better: w4 .. w1, z, b1 .. b4; "" for NaN.
 std::string shade(double difference, double most);
-/// The key to shade(), and to the marks in a map's cells.
-Words shade_note(double most, const std::string& more);
+/// The key to shade().
+std::vector<std::pair<std::string, std::string>> shade_legend(double most, bool higher_is_better);
+/// How to read a map's cells.
+Words shade_note(const std::string& more);
 /// In distribution against out of it.
 std::string matrix_in_words(const Matrix& matrix);
 

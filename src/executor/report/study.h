@@ -33,7 +33,8 @@ struct Score {
   double difference() const { return value - baseline; }
   /// The p-value that counts: Holm's, or of a single test its own.
   double corrected() const { return std::isnan(p_value_holm) ? p_value : p_value_holm; }
-  /// +1 better, -1 worse than the unquantized model at 5 % with all of the run's tests taken together; 0: not shown to differ.
+  /// Of a task's first metric: +1 better, -1 worse than the unquantized model at 5 % with all of the run's tests taken together. Else 0: not
+  /// shown to differ.
   int verdict() const;
   /// Equal for the same figure of two runs.
   std::string key() const { return what + "\n" + name + "\n" + split + "\n" + detail + "\n" + std::to_string(shots) + "\n" + metric; }

@@ -120,7 +120,9 @@ std::string figure_in_words(const Study& study, const std::string& what, bool hi
   for (size_t r = 0; r < values.size(); ++r) {
     if (std::isnan(values[r])) continue;
     if (best == values.size() || (higher_is_better ? values[r] > values[best] : values[r] < values[best])) best = r;
-    if (study.runs[r].quantization && (smallest == values.size() || study.runs[r].quantization->bits_per_weight < study.runs[smallest].quantization->bits_per_weight)) smallest = r;
+    const auto bits = [&](size_t run) { return study.runs[run].quantization->bits_per_weight; };
+    const auto is_better = [&](size_t a, size_t b) { return higher_is_better ? values[a] > values[b] : values[a] < values[b]; };
+    if (study.runs[r].quantization && (smallest == values.size() || bits(r) < bits(smallest) || (bits(r) == bits(smallest) && is_better(r, smallest)))) smallest = r;
   }
   if (best == values.size()) return "";
   const auto told = [&](size_t r) {
@@ -128,11 +130,11 @@ std::string figure_in_words(const Study& study, const std::string& what, bool hi
     return run.name + " with " + score_text(values[r]) + (std::isnan(baseline) ? "" : " (" + (higher_is_better ? signed_text(values[r] - baseline) : change_text(values[r], baseline)) + ")") +
            (run.quantization ? " at " + fixed_text(run.quantization->bits_per_weight, 2) + " bits a weight" : "");
   };
-  std::string text = what + (higher_is_better ? " (higher is better): " : " (lower is better): ");
+  std::string text = capitalised(what) + (higher_is_better ? " (higher is better): " : " (lower is better): ");
   if (!std::isnan(baseline)) text += "the unquantized model has " + score_text(baseline) + ". ";
   text += std::isnan(baseline) ? "best is " : "Best is ";
   text += told(best);
-  if (smallest != values.size() && smallest != best) text += "; the smallest is " + told(smallest);
+  if (smallest != values.size() && study.runs[smallest].quantization->bits_per_weight < (study.runs[best].quantization ? study.runs[best].quantization->bits_per_weight : INFINITY) && smallest != best) text += "; the smallest is " + told(smallest);
   return text + ".";
 }
 

@@ -37,9 +37,9 @@ std::string outline(int series, double r) {
   }
 }
 
-std::string mark_path(int series, double radius, bool hollow, const std::string& css = "") {
-  const std::string colour = css.empty() ? "s" + std::to_string(series % kSeries) : css;
-  return "<path class=\"mark " + colour + (hollow ? " hollow" : "") + "\" d=\"" + outline(series, radius) + "\"";
+std::string mark_use(int series, bool large, bool hollow, const std::string& css = "") {
+  const std::string number = std::to_string(series % kSeries);
+  return "<use href=\"#" + std::string(large ? "m" : "n") + number + "\" class=\"mark " + (css.empty() ? "s" + number : css) + (hollow ? " hollow\"" : "\"");
 }
 
 }  // namespace
@@ -84,14 +84,21 @@ void Svg::path(const std::vector<std::pair<double, double>>& points, const std::
   svg_ += "\"/>";
 }
 
-void Svg::mark(int series, double x, double y, double radius, bool hollow, const std::string& title, const std::string& css) {
-  svg_ += mark_path(series, radius, hollow, css) + " transform=\"translate(" + at(x) + " " + at(y) + ")\"><title>" + html_escaped(title) + "</title></path>";
+void Svg::mark(int series, double x, double y, bool large, bool hollow, const std::string& title, const std::string& css) {
+  svg_ += mark_use(series, large, hollow, css) + " x=\"" + at(x) + "\" y=\"" + at(y) + "\"><title>" + html_escaped(title) + "</title></use>";
 }
 
 std::string Svg::finish() { return std::move(svg_) + "</svg>"; }
 
+std::string mark_shapes() {
+  std::string shapes = "<svg class=\"shapes\" width=\"0\" height=\"0\" aria-hidden=\"true\"><defs>";
+  for (int series = 0; series < kSeries; ++series)
+    for (const auto& [name, radius] : {std::pair("m", 5.2), std::pair("n", 3.6)}) shapes += "<path id=\"" + std::string(name) + std::to_string(series) + "\" d=\"" + outline(series, radius) + "\"/>";
+  return shapes + "</defs></svg>";
+}
+
 std::string legend_mark(int series, bool hollow) {
-  return "<svg class=\"key\" viewBox=\"-8 -8 16 16\" aria-hidden=\"true\">" + mark_path(series, 5, hollow) + "/></svg>";
+  return "<svg class=\"key\" viewBox=\"-8 -8 16 16\" aria-hidden=\"true\">" + mark_use(series, true, hollow) + "/></svg>";
 }
 
 std::string legend_swatch(const std::string& css) { return "<svg class=\"key\" viewBox=\"0 0 16 16\" aria-hidden=\"true\"><rect class=\"" + css + "\" x=\"2\" y=\"2\" width=\"12\" height=\"12\" rx=\"2\"/></svg>"; }
@@ -110,14 +117,46 @@ Scale::Scale(const std::vector<double>& values, double from, double to, double l
     low_ = std::log10(low_);
     high_ = std::log10(high_);
   }
-  const double span = high_ - low_, room = span > 0 ? .07 * span : std::max(std::abs(high_) * .1, 1e-9);
+  const double span = high_ - low_, room = span > 1e-9 * std::abs(high_) ? .07 * span : std::max(std::abs(high_) * .1, 1e-9);
   if (!(with_zero && low_ == 0)) low_ -= room;
   if (!(with_zero && high_ == 0)) high_ += room;
 }
 
-double Scale::operator()(double value) const { return from_ + (to_ - from_) * ((log_ ? std::log10(value) : value) - low_) / (high_ - low_); }
+Scale Scale::around(double origin, std::vector<double> values, double from, double to) {
+  Scale scale({}, from, to, 0);
+  scale.origin_ = origin;
+  scale.low_ = scale.high_ = 0;
+  for (const double value : values) {
+    if (!std::isfinite(value)) continue;
+    scale.low_ = std::min(scale.low_, scale.placed(value));
+    scale.high_ = std::max(scale.high_, scale.placed(value));
+  }
+  const double room = std::max(.07 * (scale.high_ - scale.low_), .05);
+  scale.low_ -= room;
+  scale.high_ += room;
+  return scale;
+}
+
+double Scale::placed(double value) const { return origin_ > 0 ? std::asinh((value / origin_ - 1) / 0.005) : log_ ? std::log10(value) : value; }
+
+double Scale::operator()(double value) const { return from_ + (to_ - from_) * (placed(value) - low_) / (high_ - low_); }
+
+// The origin, then tenths, hundredths ... of it and its multiples, as long as they do not come too near to each other.
+std::vector<std::pair<double, std::string>> Scale::ticks_around() const {
+  std::vector<double> chosen;
+  for (const double part : {0.0, .1, .01, 1.0, 9.0, 99.0, 999.0, 9999.0, 99999.0, 999999.0, .001, -.1, -.01, -.001, -.5, .03, .3, 3.0, -.03, -.3, .003, .02, .05, .2, .5, .002, .005}) {
+    const double value = origin_ * (1 + part);
+    if (placed(value) < low_ || placed(value) > high_) continue;
+    if (std::all_of(chosen.begin(), chosen.end(), [&](double other) { return std::abs((*this)(other) - (*this)(value)) >= 34; })) chosen.push_back(value);
+  }
+  std::sort(chosen.begin(), chosen.end());
+  std::vector<std::pair<double, std::string>> all;
+  for (const double value : chosen) all.emplace_back(value, score_text(value));
+  return all;
+}
 
 std::vector<std::pair<double, std::string>> Scale::ticks(int about) const {
+  if (origin_ > 0) return ticks_around();
   std::vector<std::pair<double, std::string>> all;
   if (log_) {
     const double decades = high_ - low_;
