@@ -81,9 +81,9 @@ std::optional<Figure> trade_off(const Study& study, const Measure& measure) {
     if (best[r]) names.push_back(run.name);
   }
   if (scatter.points.size() < 2 || !trades(study)) return std::nullopt;
-  for (const auto& [value, whose] : measure.baselines) scatter.references.emplace_back(value, "unquantized " + (whose.empty() ? "" : whose + " ") + score_text(value));
-  scatter.label = capitalised(measure.name) + " against " + (scatter.x_is_bytes ? "size" : "bits per weight") + " of " + counted(static_cast<std::int64_t>(scatter.points.size()), "run") + "; Pareto-optimal: " + listed(names, 12);
-  Figure figure{measure.name, draw(scatter), {}, ""};
+  for (const auto& [value, whose] : measure.baselines) scatter.references.emplace_back(value, "unquantized " + (whose.empty() ? "" : shortened(whose, 24) + " ") + score_text(value));
+  scatter.label = measure.title() + " against " + (scatter.x_is_bytes ? "size" : "bits per weight") + " of " + counted(static_cast<std::int64_t>(scatter.points.size()), "run") + "; Pareto-optimal: " + listed(names, 12);
+  Figure figure{measure.title(), draw(scatter), {}, ""};
   if (axis != nullptr)
     for (const int series : used) figure.legend.emplace_back(legend_mark(series), axis->values[static_cast<size_t>(series)]);
   figure.note = "Full marks are Pareto-optimal: no other run is as small and as good, or better. " + std::string(names.size() == 1 ? "It is " : "They are ") + listed(names, 8) + ".";
@@ -182,7 +182,11 @@ std::optional<Table> tasks_table(const Study& study, double& most) {
   table.is_map = true;
   table.legend = shade_legend(most, true);
   table.head = {"run"};
-  for (const Score* column : columns) table.head.push_back(short_name(column->name) + ", " + column->metric + (column->shots > 0 ? ", " + counted(column->shots, "shot") : ""));
+  const auto named = [](const Score* column) { return short_name(column->name) + ", " + column->metric + (column->shots > 0 ? ", " + counted(column->shots, "shot") : ""); };
+  for (const Score* column : columns) {
+    const bool is_twin = std::count_if(columns.begin(), columns.end(), [&](const Score* other) { return named(other) == named(column); }) > 1;
+    table.head.push_back(named(column) + (is_twin ? ", " + column->split + ", " + counted(column->count, "document") : ""));
+  }
   for (size_t r = 0; r < study.runs.size(); ++r) {
     table.rows.push_back({Cell{study.runs[r].name, "", "", "", link_to(study, r)}});
     for (const Score* column : columns) {
@@ -220,7 +224,7 @@ std::vector<Measure> measures(const Study& study) {
   };
   for (const Score* score : distinct_scores(study.runs, "perplexity")) {
     if (all.size() == 3) break;
-    Measure measure{"perplexity, " + short_name(score->name), false, {}, {}};
+    Measure measure{"perplexity, " + short_name(score->name), false, {}, {}, false};
     const bool is_twin = std::any_of(all.begin(), all.end(), [&](const Measure& other) { return other.name == measure.name; });
     if (is_twin) measure.name += " (" + score->split + ", " + score->detail + ")";
     for (const Run& run : study.runs) {
@@ -231,10 +235,10 @@ std::vector<Measure> measures(const Study& study) {
     all.push_back(std::move(measure));
   }
   if (const std::vector<std::string> tasks = common_tasks(study.runs); !tasks.empty()) {
-    Measure measure{"mean over " + counted(static_cast<std::int64_t>(tasks.size()), "task"), true, {}, {}};
+    Measure measure{"mean over " + counted(static_cast<std::int64_t>(tasks.size()), "task"), true, {}, {}, false};
     if (tasks.size() == 1)
       for (const Score* score : distinct_scores(study.runs, "task"))
-        if (score->key() == tasks[0]) measure.name = short_name(score->name) + ", " + score->metric;
+        if (score->key() == tasks[0]) measure.name = short_name(score->name) + ", " + score->metric, measure.is_task = true;
     for (const Run& run : study.runs) {
       measure.values.push_back(mean_score(run, tasks, false));
       add_baseline(measure, mean_score(run, tasks, true), run);

@@ -41,7 +41,8 @@ figcaption{font-weight:600;font-size:15px;margin:0 0 6px;overflow-wrap:anywhere}
 .legend{display:flex;flex-wrap:wrap;gap:3px 16px;margin:0 0 8px;padding:0;list-style:none;font-size:13px;color:var(--soft);max-width:none}
 .legend li{display:flex;align-items:center;gap:6px;margin:0;min-width:0}
 .key{width:14px;height:14px;flex:none}
-.scroll{overflow-x:auto;-webkit-overflow-scrolling:touch}
+.scroll{overflow-x:auto;-webkit-overflow-scrolling:touch;background:linear-gradient(var(--card),var(--card)) left/14px 100% no-repeat local,linear-gradient(var(--card),var(--card)) right/14px 100% no-repeat local,
+linear-gradient(to right,var(--rule),transparent) left/10px 100% no-repeat scroll,linear-gradient(to left,var(--rule),transparent) right/10px 100% no-repeat scroll}
 .scroll:focus-visible,summary:focus-visible,a:focus-visible,button:focus-visible{outline:2px solid var(--accent);outline-offset:2px;border-radius:3px}
 figure .scroll>svg{display:block;width:100%;height:auto;min-width:400px}
 figure.wide .scroll>svg{min-width:720px}
@@ -86,7 +87,10 @@ details[open]>summary{margin-bottom:12px}
 pre{margin:0 0 12px;padding:14px 16px;background:var(--page);border:1px solid var(--line);border-radius:6px;overflow-x:auto;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mono",monospace}
 footer{color:var(--muted);font-size:13px;padding-bottom:40px}
 @media (max-width:640px){body{font-size:15px}main,header,footer{padding-left:14px;padding-right:14px}header{padding-top:24px}h1{font-size:24px}section{padding:16px 14px;margin:14px 0}.facts{grid-template-columns:1fr 1fr;gap:12px 16px}.facts dd{font-size:21px}th,td{padding:6px 9px}tbody th>span{max-width:140px}}
-@media print{:root{--page:#fff}body{font-size:11pt}main,header,footer{max-width:none;padding:0}section{border:0;padding:0;margin:0 0 18pt}nav,thead button::after{display:none}figure,tr{break-inside:avoid}h2{break-after:avoid}.scroll{overflow:visible}table{font-size:8.5pt}th,td{padding:2pt 5pt}figure .scroll>svg,figure.wide .scroll>svg{min-width:0}.map td,.tile,.bar,.mark{-webkit-print-color-adjust:exact;print-color-adjust:exact}tbody th{position:static}}
+@media print{:root{--page:#fff}body{font-size:10.5pt}main,header,footer{max-width:none;padding:0}section{border:0;padding:0;margin:0 0 16pt}nav,thead button::after{display:none}h1{font-size:20pt}h2{font-size:14pt;break-after:avoid}figure,tr{break-inside:avoid}p,ul{max-width:none}
+.scroll{overflow:visible;background:none}.figures{grid-template-columns:1fr 1fr}.figures.alone{grid-template-columns:1fr}figure .scroll>svg,figure.wide .scroll>svg{min-width:0}
+table{font-size:7.5pt;min-width:0}thead th{font-size:7pt}th,td{padding:2pt 4pt}td small,th small{font-size:6.5pt}.n{white-space:normal}.map td{min-width:0;padding:1pt 2pt}.map td,.tile,.bar,.mark,i{-webkit-print-color-adjust:exact;print-color-adjust:exact}
+tbody th{position:static}tbody th>span{max-width:110pt}td.words{min-width:0}pre{font-size:7pt;white-space:pre-wrap}a{color:inherit;text-decoration:none}}
 )css";
 
 // Makes the heads of tables buttons that sort. Without it the page says the same.

@@ -8,12 +8,17 @@
 
 namespace miq::executor::report {
 
+std::string capitalised(std::string text);
+
 /// What runs are compared by: a perplexity, or the mean over tasks.
 struct Measure {
   std::string name;  ///< "perplexity, wikitext2", "mean over 3 tasks"
   bool higher_is_better = false;
   std::vector<double> values;                                ///< of each run; NaN where it has none
   std::vector<std::pair<double, std::string>> baselines;     ///< each different one of the unquantized models, and whose it is
+  bool is_task = false;                                      ///< a single task, whose name is kept as it is
+
+  std::string title() const { return is_task ? name : capitalised(name); }
 };
 /// At most three perplexities, then the mean over tasks.
 std::vector<Measure> measures(const Study& study);
@@ -28,7 +33,6 @@ Cell chance_cell(double p);
 
 /// "a, b and c"; after `most` items "a, b and 3 more".
 std::string listed(const std::vector<std::string>& items, size_t most);
-std::string capitalised(std::string text);
 /// "bits" of "recipe.grid.bits".
 std::string short_key(const std::string& key);
 /// "▼" significantly worse, "▲" better, "" not shown to differ.

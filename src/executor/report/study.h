@@ -36,8 +36,8 @@ struct Score {
   /// Of a task's first metric: +1 better, -1 worse than the unquantized model at 5 % with all of the run's tests taken together. Else 0: not
   /// shown to differ.
   int verdict() const;
-  /// Equal for the same figure of two runs.
-  std::string key() const { return what + "\n" + name + "\n" + split + "\n" + detail + "\n" + std::to_string(shots) + "\n" + metric; }
+  /// Equal for the same figure of two runs, over as many documents.
+  std::string key() const { return what + "\n" + name + "\n" + split + "\n" + detail + "\n" + std::to_string(shots) + "\n" + std::to_string(count) + "\n" + metric; }
 };
 
 struct Event {

@@ -130,7 +130,7 @@ std::string figure_in_words(const Study& study, const std::string& what, bool hi
     return run.name + " with " + score_text(values[r]) + (std::isnan(baseline) ? "" : " (" + (higher_is_better ? signed_text(values[r] - baseline) : change_text(values[r], baseline)) + ")") +
            (run.quantization ? " at " + fixed_text(run.quantization->bits_per_weight, 2) + " bits a weight" : "");
   };
-  std::string text = capitalised(what) + (higher_is_better ? " (higher is better): " : " (lower is better): ");
+  std::string text = what + (higher_is_better ? " (higher is better): " : " (lower is better): ");
   if (!std::isnan(baseline)) text += "the unquantized model has " + score_text(baseline) + ". ";
   text += std::isnan(baseline) ? "best is " : "Best is ";
   text += told(best);
@@ -147,7 +147,7 @@ std::vector<std::string> comparison_in_words(const Study& study) {
   std::string text = counted(count, is_sweep ? "variant" : "run") + " of " + (one_model ? first.model : models_of(study)) + axes_in_words(study) + " are compared.";
   if (one_model && first.parameters > 0) text += " The model, of the " + first.family + " family, has " + large_count_text(first.parameters) + " parameters" + (first.model_bytes > 0 ? " in " + bytes_text(first.model_bytes) : "") + ".";
   words.push_back(text);
-  for (const Measure& measure : measures(study)) words.push_back(figure_in_words(study, measure.name, measure.higher_is_better, measure.baselines.size() == 1 ? measure.baselines[0].first : kUnknown, measure.values));
+  for (const Measure& measure : measures(study)) words.push_back(figure_in_words(study, measure.title(), measure.higher_is_better, measure.baselines.size() == 1 ? measure.baselines[0].first : kUnknown, measure.values));
   std::vector<std::string> hurt, unhurt;
   for (const Run& run : study.runs) {
     const std::vector<const Score*> all = tested(run);
