@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "miq/core/error.h"
@@ -58,6 +59,7 @@ std::optional<std::vector<evaluator::ReferenceDistributions::Kept>> ScoreStore::
   const SafetensorsFile file = SafetensorsFile::open(path);
   std::vector<evaluator::ReferenceDistributions::Kept> kept;
   for (const auto& [row, spec] : file.specs()) kept.push_back({std::stoll(row), file.tensor(row)});
+  std::sort(kept.begin(), kept.end(), [](const auto& a, const auto& b) { return a.row < b.row; });  // as they were kept, so that sums are the same
   return kept;
 }
 

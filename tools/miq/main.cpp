@@ -67,6 +67,7 @@ int run(int argc, char** argv) {
   miq::tools::add_verify_command(program);
   miq::tools::add_bench_command(program);
   miq::tools::add_serve_command(program);
+  miq::tools::add_report_command(program);
   miq::tools::add_config_command(program);
   miq::tools::add_list_command(program);
   miq::tools::add_doctor_command(program);
