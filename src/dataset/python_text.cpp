@@ -5,14 +5,12 @@
 #include <unordered_map>
 
 #include "miq/core/error.h"
+#include "python_values.h"
 #include "regex.h"
 #include "utf8.h"
 
 namespace miq::dataset {
 namespace {
-
-// str.isspace: Unicode whitespace and the four separators of ASCII.
-bool is_python_space(std::uint32_t code) { return is_space(code) || (code >= 0x1C && code <= 0x1F); }
 
 std::string well_formed(std::string_view text) { return is_valid_utf8(text) ? std::string(text) : valid_utf8(text); }
 
@@ -71,6 +69,29 @@ const Regex& compiled(const std::string& pattern) {
 }
 
 }  // namespace
+
+bool is_python_space(std::uint32_t code) { return is_space(code) || (code >= 0x1C && code <= 0x1F); }
+
+std::string_view lstrip(std::string_view text) {
+  size_t at = 0;
+  while (at < text.size()) {
+    const Utf8Char c = utf8_at(text, at);
+    if (!is_python_space(c.code)) break;
+    at += c.bytes;
+  }
+  return text.substr(at);
+}
+
+std::string_view rstrip(std::string_view text) {
+  size_t end = text.size();
+  while (end > 0) {
+    size_t at = end - 1;
+    while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) --at;
+    if (!is_python_space(utf8_at(text, at).code)) break;
+    end = at;
+  }
+  return text.substr(0, end);
+}
 
 std::string strip(std::string_view text) {
   const std::string whole = well_formed(text);

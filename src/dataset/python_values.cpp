@@ -16,8 +16,6 @@ constexpr Title kLongTitles[] = {{0xDF, "Ss"},   {0xFB00, "Ff"},  {0xFB01, "Fi"}
                                  {0xFB05, "St"}, {0xFB06, "St"},  {0x587, "Եւ"},    {0x149, "ʼN"},    {0x1F0, "J̌"},   {0x1E96, "H̱"},
                                  {0x1E97, "T̈"}, {0x1E98, "W̊"}, {0x1E99, "Y̊"},   {0x1E9A, "Aʾ"}};
 
-bool is_python_space(std::uint32_t code) { return is_space(code) || (code >= 0x1C && code <= 0x1F); }
-
 bool is_printable(std::uint32_t code) {
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(code))) {
     case UTF8PROC_CATEGORY_CC:
@@ -51,27 +49,6 @@ std::string quoted(const std::string& text) {
 }
 
 }  // namespace
-
-std::string_view lstrip(std::string_view text) {
-  size_t at = 0;
-  while (at < text.size()) {
-    const Utf8Char c = utf8_at(text, at);
-    if (!is_python_space(c.code)) break;
-    at += c.bytes;
-  }
-  return text.substr(at);
-}
-
-std::string_view rstrip(std::string_view text) {
-  size_t end = text.size();
-  while (end > 0) {
-    size_t at = end - 1;
-    while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) --at;
-    if (!is_python_space(utf8_at(text, at).code)) break;
-    end = at;
-  }
-  return text.substr(0, end);
-}
 
 std::string capitalized(std::string_view text) {
   if (text.empty()) return "";

@@ -9,6 +9,8 @@
 
 namespace miq::dataset {
 
+/// str.isspace() of a character: Unicode white space and the four separators of ASCII.
+bool is_python_space(std::uint32_t code);
 /// str.capitalize: the first character in title case, all the others lower.
 std::string capitalized(std::string_view text);
 /// How many pieces re.split(r"\s+", text) gives.

@@ -292,7 +292,7 @@ Json JobRun::judged(Json results) const {
   return results;
 }
 
-Json JobRun::describe() const {
+Json JobRun::outline() const {
   const RunState state = writes() && !options_.overwrite ? state_of(config_.output, manifest()) : RunState::fresh;
   return describe_job({config_, mode_, *model_, calibration_ids_, streams_, tasks_, state});
 }
@@ -308,7 +308,7 @@ nlohmann::ordered_json dry_run(const JobConfig& config, JobMode mode, const JobO
   const c10::InferenceMode inference;
   JobRun job(config, mode, options);
   job.prepare(/*dry=*/true);
-  return job.describe();
+  return job.outline();
 }
 
 }  // namespace miq::executor

@@ -33,7 +33,7 @@ class JobRun {
   /// `dry`: nothing is made or taken.
   void prepare(bool dry = false);
   /// What the rest would do (dry_run()). After prepare().
-  nlohmann::ordered_json describe() const;
+  nlohmann::ordered_json outline() const;
   /// What a run is a run of: the configuration, digests of the model and the data. After prepare().
   nlohmann::ordered_json manifest() const;
   /// The rest, from where an earlier process left it. @throws Error

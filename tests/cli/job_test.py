@@ -35,6 +35,16 @@ class Gates(Case):
         self.gated("quantize", "quantization.bits_per_weight <= 4.5", "quantization.peak_rss_bytes <= 4GiB")
         self.expect_error(self.gated("quantize", "quantization.bits_per_weight <= 4", check=5), 5, "4.3125, not <= 4")
 
+    def test_a_complete_run_is_judged_by_the_gates_of_today(self):
+        out = self.folder / "out"
+        self.gated("quantize", "quantization.bits_per_weight <= 4.5", more=("--output", out))
+        before = json.loads((out / "results.json").read_text())
+        self.expect_error(self.gated("quantize", "quantization.bits_per_weight <= 4", check=5, more=("--output", out)), 5, "not <= 4")
+        after = json.loads((out / "results.json").read_text())
+        self.assertEqual((after["expect"][0]["bound"], after["quantization"]), ("<= 4", before["quantization"]))  # nothing was done again
+        self.gated("quantize", more=("--output", out))
+        self.assertNotIn("expect", json.loads((out / "results.json").read_text()))
+
     def test_in_the_configuration(self):
         config = self.folder / "job.yaml"
         config.write_text(CONFIG.read_text() + "expect:\n  quantization.bits_per_weight: ['> 3', '<= 4']\n")
@@ -78,7 +88,10 @@ class DryRun(Case):
         self.assertLess(abs(files["model/"] / real - 1), 0.15)
         self.assertLess(abs(files["results.json"] / (self.folder / "out/results.json").stat().st_size - 1), 0.5)
         again = json.loads(self.dry("run", "--json", *arguments).stdout)
-        self.assertEqual(len([note for note in again["notes"] if "would be replaced" in note]), 2)
+        self.assertEqual((again["output"]["state"], [note for note in again["notes"] if "is there and complete" in note]), ("finished", again["notes"]))
+        anew = json.loads(self.dry("run", "--json", "--overwrite", *arguments).stdout)
+        self.assertEqual(len([note for note in anew["notes"] if "would be replaced" in note]), 2)
+        self.expect_error(self.dry("run", *arguments, "--set", "recipe.grid.bits=3", check=2), 2, "another run", "4 -> 3")
 
     def test_tasks_are_counted(self):
         folder = self.folder / "data/piqa"

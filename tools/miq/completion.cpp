@@ -20,7 +20,8 @@ using Words = std::vector<std::string>;
 Words assignments() {
   Words words;
   const nlohmann::ordered_json defaults = executor::to_json(executor::read_job_config(ConfigSource::empty()));
-  for (const auto& [pointer, value] : defaults.flatten().items()) {
+  const nlohmann::ordered_json flat = defaults.flatten();
+  for (const auto& [pointer, value] : flat.items()) {
     std::string key = pointer.substr(1);
     std::replace(key.begin(), key.end(), '/', '.');
     if (key.find("recipe.rules") != 0) words.push_back(key + "=");

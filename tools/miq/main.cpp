@@ -61,10 +61,10 @@ int run(int argc, char** argv) {
   miq::tools::add_job_commands(program);
   miq::tools::add_sweep_command(program);
   miq::tools::add_plan_command(program);
-  miq::tools::add_generate_command(program);
   miq::tools::add_inspect_command(program);
   miq::tools::add_export_command(program);
   miq::tools::add_verify_command(program);
+  miq::tools::add_generate_command(program);
   miq::tools::add_bench_command(program);
   miq::tools::add_serve_command(program);
   miq::tools::add_report_command(program);
