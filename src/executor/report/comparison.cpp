@@ -236,9 +236,10 @@ std::vector<Measure> measures(const Study& study) {
   }
   if (const std::vector<std::string> tasks = common_tasks(study.runs); !tasks.empty()) {
     Measure measure{"mean over " + counted(static_cast<std::int64_t>(tasks.size()), "task"), true, {}, {}, false};
-    if (tasks.size() == 1)
+    measure.is_task = tasks.size() == 1;
+    if (measure.is_task)
       for (const Score* score : distinct_scores(study.runs, "task"))
-        if (score->key() == tasks[0]) measure.name = short_name(score->name) + ", " + score->metric, measure.is_task = true;
+        if (score->key() == tasks[0]) measure.name = short_name(score->name) + ", " + score->metric;
     for (const Run& run : study.runs) {
       measure.values.push_back(mean_score(run, tasks, false));
       add_baseline(measure, mean_score(run, tasks, true), run);

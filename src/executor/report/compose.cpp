@@ -4,6 +4,7 @@
 #include <set>
 
 #include "document.h"
+#include "miq/core/text.h"
 #include "miq/executor/report.h"
 #include "numbers.h"
 #include "sections.h"
@@ -156,7 +157,7 @@ namespace miq::executor {
 std::string make_report(const std::vector<std::filesystem::path>& runs, ReportFormat format, const std::string& title) {
   const report::Study study = report::read_study(runs);
   if (format == ReportFormat::csv) return report::to_csv(study);
-  const report::Document document = report::compose(study, title);
+  const report::Document document = report::compose(study, printable(title));
   return format == ReportFormat::html ? report::to_html(document) : report::to_markdown(document);
 }
 

@@ -95,17 +95,23 @@ Score read_metric(Score score, const std::string& metric, const JsonReader& json
   return score;
 }
 
+// What is told of all of a task's answers stands with its first metric alone.
+void forget_answers(Score& score) {
+  score.flips = -1;
+  score.agreement = score.kl_divergence = kUnknown;
+}
+
 // A score of each metric; those that weigh subjects alike ("macro") behind them.
 void read_metrics(const Score& score, const JsonReader& json, std::vector<Score>& scores) {
   const size_t begin = scores.size();
   for (const auto& [metric, value] : json["metrics"].members()) {
     scores.push_back(read_metric(score, metric, value));
     scores.back().is_first = scores.size() == begin + 1;
-    if (!scores.back().is_first) scores.back().flips = -1, scores.back().agreement = scores.back().kl_divergence = kUnknown;
+    if (!scores.back().is_first) forget_answers(scores.back());
   }
   for (const auto& [metric, value] : json["macro"].members()) {
     scores.push_back(read_metric(score, metric + " over subjects", value));
-    scores.back().flips = -1, scores.back().agreement = scores.back().kl_divergence = kUnknown;
+    forget_answers(scores.back());
   }
 }
 
@@ -128,8 +134,7 @@ void read_task(const JsonReader& json, const char* what, Run& run) {
       part.what = key;
       part.name += "/" + item.required(key).text();
       part.count = item["documents"].count();
-      part.flips = -1;
-      part.agreement = part.kl_divergence = kUnknown;
+      forget_answers(part);
       read_metrics(part, item, run.parts);
     }
 }

@@ -138,6 +138,29 @@ std::string figure_in_words(const Study& study, const std::string& what, bool hi
   return text + ".";
 }
 
+// What the runs save and took: the least and the most.
+std::string cost_in_words(const Study& study, double original_bytes) {
+  std::vector<double> bytes, seconds, memory;
+  for (const Run& run : study.runs) {
+    if (!run.quantization) continue;
+    bytes.push_back(run.weight_bytes());
+    seconds.push_back(run.quantization->seconds);
+    memory.push_back(run.quantization->peak_bytes);
+  }
+  const auto range = [](std::vector<double> values, std::string (*written)(double)) {
+    values.erase(std::remove_if(values.begin(), values.end(), [](double value) { return std::isnan(value); }), values.end());
+    if (values.empty()) return std::string();
+    const auto [least, most] = std::minmax_element(values.begin(), values.end());
+    const std::string low = written(*least), high = written(*most);
+    return low == high ? low : low + " to " + high;
+  };
+  const std::string size = range(bytes, bytes_text), time = range(seconds, seconds_text), peak = range(memory, bytes_text);
+  std::string text;
+  if (!size.empty()) text = "Quantized, all weights take " + size + (original_bytes > 0 ? " instead of " + bytes_text(original_bytes) : "") + ". ";
+  if (!time.empty()) text += "Quantizing took " + time + (peak.empty() ? "" : " and " + peak + " of memory") + ".";
+  return text;
+}
+
 std::vector<std::string> comparison_in_words(const Study& study) {
   const auto count = static_cast<std::int64_t>(study.runs.size());
   const Run& first = study.runs.front();
@@ -145,8 +168,9 @@ std::vector<std::string> comparison_in_words(const Study& study) {
   std::vector<std::string> words;
   const bool is_sweep = !study.axes.empty() || !study.matrices.empty();
   std::string text = counted(count, is_sweep ? "variant" : "run") + " of " + (one_model ? first.model : models_of(study)) + axes_in_words(study) + " are compared.";
-  if (one_model && first.parameters > 0) text += " The model, of the " + first.family + " family, has " + large_count_text(first.parameters) + " parameters" + (first.model_bytes > 0 ? " in " + bytes_text(first.model_bytes) : "") + ".";
+  if (one_model && first.parameters > 0) text += " The model, of the " + first.family + " family, has " + large_count_text(first.parameters) + " parameters.";
   words.push_back(text);
+  words.push_back(cost_in_words(study, one_model ? first.model_bytes : kUnknown));
   for (const Measure& measure : measures(study)) words.push_back(figure_in_words(study, measure.title(), measure.higher_is_better, measure.baselines.size() == 1 ? measure.baselines[0].first : kUnknown, measure.values));
   std::vector<std::string> hurt, unhurt;
   for (const Run& run : study.runs) {
