@@ -29,7 +29,8 @@ ReportFormat format_of(const ReportCommand& command) {
   if (command.output.empty()) return ReportFormat::markdown;
   const std::string ending = std::filesystem::path(command.output).extension().string();
   const auto format = named(ending);
-  if (!format) throw Error(ErrorKind::config, ending.empty() ? "the file's name does not tell its format" : "'" + ending + "' tells no format", command.output, "end it in .html, .md or .csv, or give --format html, markdown or csv");
+  if (!format) throw Error(ErrorKind::config, ending.empty() ? "the file's name does not tell its format" : "'" + ending + "' tells no format", command.output,
+      "end it in .html, .md or .csv, or give --format html, markdown or csv");
   return *format;
 }
 

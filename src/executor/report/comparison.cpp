@@ -77,16 +77,20 @@ std::optional<Figure> trade_off(const Study& study, const Measure& measure) {
     used.insert(series);
     const std::string at = scatter.x_is_bytes ? bytes_text(size[r]) : fixed_text(size[r], 2) + " bits a weight";
     const bool is_labelled = best[r] || (axis == nullptr && study.runs.size() <= 12);
-    scatter.points.push_back({size[r], measure.values[r], series, best[r], is_labelled ? point_label(study, run, axis) : "", run.name + ": " + score_text(measure.values[r]) + " at " + at + (best[r] ? ", Pareto-optimal" : "")});
+    scatter.points.push_back({size[r], measure.values[r], series, best[r], is_labelled ? point_label(study, run, axis) : "",
+        run.name + ": " + score_text(measure.values[r]) + " at " + at + (best[r] ? ", Pareto-optimal" : "")});
     if (best[r]) names.push_back(run.name);
   }
   if (scatter.points.size() < 2 || !trades(study)) return std::nullopt;
-  for (const auto& [value, whose] : measure.baselines) scatter.references.emplace_back(value, "unquantized " + (whose.empty() ? "" : shortened(whose, 24) + " ") + score_text(value));
-  scatter.label = measure.title() + " against " + (scatter.x_is_bytes ? "size" : "bits per weight") + " of " + counted(static_cast<std::int64_t>(scatter.points.size()), "run") + "; Pareto-optimal: " + listed(names, 12);
+  for (const auto& [value, whose] : measure.baselines)
+    scatter.references.emplace_back(value, "unquantized " + (whose.empty() ? "" : shortened(whose, 24) + " ") + score_text(value));
+  scatter.label = measure.title() + " against " + (scatter.x_is_bytes ? "size" : "bits per weight") + " of " +
+      counted(static_cast<std::int64_t>(scatter.points.size()), "run") + "; Pareto-optimal: " + listed(names, 12);
   Figure figure{measure.title(), draw(scatter), {}, ""};
   if (axis != nullptr)
     for (const int series : used) figure.legend.emplace_back(legend_mark(series), axis->values[static_cast<size_t>(series)]);
-  figure.note = "Full marks are Pareto-optimal: no other run is as small and as good, or better. " + std::string(names.size() == 1 ? "It is " : "They are ") + listed(names, 8) + ".";
+  figure.note = "Full marks are Pareto-optimal: no other run is as small and as good, or better. " + std::string(names.size() == 1 ? "It is " : "They are ") +
+      listed(names, 8) + ".";
   return figure;
 }
 
@@ -119,7 +123,9 @@ Table runs_table(const Study& study) {
   const std::vector<Measure> all = measures(study);
   const bool several_models = models_of(study) != study.runs.front().model;
   const auto any = [&](const auto& has) { return std::any_of(study.runs.begin(), study.runs.end(), has); };
-  const bool settings = any([](const Run& run) { return std::any_of(run.settings.begin(), run.settings.end(), [&](const auto& s) { return run.name.find(s.second) == std::string::npos; }); });
+  const bool settings = any([](const Run& run) {  // that the names do not tell
+    return std::any_of(run.settings.begin(), run.settings.end(), [&](const auto& setting) { return run.name.find(setting.second) == std::string::npos; });
+  });
   const bool quantized = any([](const Run& run) { return run.quantization.has_value(); });
   const bool tested = any([](const Run& run) { return run_verdicts(run) != "–"; });
   const bool events = any([](const Run& run) { return !run.events.empty(); }), gates = any([](const Run& run) { return !run.gates.empty(); });
@@ -162,7 +168,10 @@ Table runs_table(const Study& study) {
       row.push_back(bytes_cell(run.quantization ? run.quantization->peak_bytes : kUnknown));
     }
     if (events) row.push_back({count_text(static_cast<std::int64_t>(run.events.size()))});
-    if (gates) row.push_back({run.gates.empty() ? "–" : count_text(std::count_if(run.gates.begin(), run.gates.end(), [](const Gate& gate) { return gate.met; })) + " of " + std::to_string(run.gates.size())});
+    if (gates) {
+      const auto met = std::count_if(run.gates.begin(), run.gates.end(), [](const Gate& gate) { return gate.met; });
+      row.push_back({run.gates.empty() ? "–" : count_text(met) + " of " + std::to_string(run.gates.size())});
+    }
     table.rows.push_back(std::move(row));
   }
   return table;
@@ -177,12 +186,15 @@ std::optional<Table> tasks_table(const Study& study, double& most) {
   most = 0;
   for (const Run& run : study.runs)
     for (const Score* column : columns)
-      if (const Score* score = run.find(column->key()); score != nullptr && score->value >= -1 && score->value <= 1 && !std::isnan(score->difference())) most = std::max(most, std::abs(score->difference()));
+      if (const Score* score = run.find(column->key()); score != nullptr && score->value >= -1 && score->value <= 1 &&
+          !std::isnan(score->difference())) most = std::max(most, std::abs(score->difference()));
   Table table;
   table.is_map = true;
   table.legend = shade_legend(most, true);
   table.head = {"run"};
-  const auto named = [](const Score* column) { return short_name(column->name) + ", " + column->metric + (column->shots > 0 ? ", " + counted(column->shots, "shot") : ""); };
+  const auto named = [](const Score* column) {
+    return short_name(column->name) + ", " + column->metric + (column->shots > 0 ? ", " + counted(column->shots, "shot") : "");
+  };
   for (const Score* column : columns) {
     const bool is_twin = std::count_if(columns.begin(), columns.end(), [&](const Score* other) { return named(other) == named(column); }) > 1;
     table.head.push_back(named(column) + (is_twin ? ", " + column->split + ", " + counted(column->count, "document") : ""));
@@ -196,7 +208,8 @@ std::optional<Table> tasks_table(const Study& study, double& most) {
         cell.note = signed_text(score->difference()) + (score->verdict() != 0 ? " " + verdict_sign(score->verdict()) : "");
         const bool on_scale = score->value >= -1 && score->value <= 1;
         cell.css = on_scale ? shade(score->higher_is_better ? score->difference() : -score->difference(), most) : "";
-        cell.title = "unquantized " + score_text(score->baseline) + ", p " + chance_text(score->p_value) + (std::isnan(score->p_value_holm) ? "" : ", after Holm's correction " + chance_text(score->p_value_holm));
+        cell.title = "unquantized " + score_text(score->baseline) + ", p " + chance_text(score->p_value) + (std::isnan(score->p_value_holm) ? ""
+            : ", after Holm's correction " + chance_text(score->p_value_holm));
       }
       table.rows.back().push_back(std::move(cell));
     }

@@ -32,9 +32,11 @@ Cell chance_cell(double p) { return {chance_text(p), "", "", "", "", p}; }
 bool is_numeric(const Table& table, size_t column) {
   const auto is_number = [](const std::string& text) {
     const char* const kSigns[] = {"–", "+", "−", "±", "×"};
-    return text.empty() || std::isdigit(static_cast<unsigned char>(text[0])) != 0 || std::any_of(std::begin(kSigns), std::end(kSigns), [&](const char* sign) { return text.starts_with(sign); });
+    return text.empty() || std::isdigit(static_cast<unsigned char>(text[0])) != 0 || std::any_of(std::begin(kSigns), std::end(kSigns),
+        [&](const char* sign) { return text.starts_with(sign); });
   };
-  return column > 0 && std::all_of(table.rows.begin(), table.rows.end(), [&](const auto& row) { return column >= row.size() || (is_number(row[column].text) && row[column].css != "words"); });
+  return column > 0 && std::all_of(table.rows.begin(), table.rows.end(), [&](const auto& row) { return column >= row.size() || (is_number(row[column].text) &&
+      row[column].css != "words"); });
 }
 
 std::string listed(const std::vector<std::string>& items, size_t most) {
@@ -65,7 +67,8 @@ std::optional<Section> gates_section(const Study& study) {
   for (const Run& run : study.runs)
     for (const Gate& gate : run.gates) {
       const std::string bound = gate.bound == "max" ? "≤" : gate.bound == "min" ? "≥" : gate.bound;
-      table.rows.push_back({Cell{run.name}, Cell{gate.what}, Cell{bound + " " + gate.limit}, Cell{gate.value.empty() || gate.value == "null" ? "–" : gate.value}, Cell{gate.met ? "✓ met" : "✗ not met", "", gate.met ? "good" : "bad"}});
+      const std::string value = gate.value.empty() || gate.value == "null" ? "–" : gate.value;
+      table.rows.push_back({Cell{run.name}, Cell{gate.what}, Cell{bound + " " + gate.limit}, Cell{value}, Cell{gate.met ? "✓ met" : "✗ not met", "", gate.met ? "good" : "bad"}});
     }
   if (table.rows.empty()) return std::nullopt;
   return Section{"gates", "Quality gates", {table}};
@@ -97,10 +100,12 @@ std::optional<Section> events_section(const Study& study) {
   table.head = {"code", "times", "layers", "runs", "meaning", "first of them"};
   for (const auto& [code, group] : groups) {
     const auto meaning = kEventMeanings.find(code);
-    table.rows.push_back({Cell{code}, Cell{count_text(group.count)}, Cell{count_text(static_cast<std::int64_t>(group.layers.size()))}, Cell{count_text(static_cast<std::int64_t>(group.runs.size()))},
+    table.rows.push_back({Cell{code}, Cell{count_text(group.count)}, Cell{count_text(static_cast<std::int64_t>(group.layers.size()))},
+        Cell{count_text(static_cast<std::int64_t>(group.runs.size()))},
                           Cell{meaning == kEventMeanings.end() ? "–" : meaning->second, "", "words"}, Cell{group.example, "", "words"}});
   }
-  const std::string title = total > static_cast<std::int64_t>(kMost) ? "The first " + std::to_string(kMost) + " of " + count_text(total) : total == 1 ? "The event" : "All " + count_text(total);
+  const bool all_shown = total <= static_cast<std::int64_t>(kMost);
+  const std::string title = !all_shown ? "The first " + std::to_string(kMost) + " of " + count_text(total) : total == 1 ? "The event" : "All " + count_text(total);
   return Section{"events", "Warnings", {table, Fold{title, "", {all}}}};
 }
 
@@ -125,9 +130,11 @@ std::optional<Section> environment_section(const Study& study) {
 Document compose(const Study& study, const std::string& title) {
   Document document;
   const bool single = study.runs.size() == 1 && study.matrices.empty();
-  document.title = !title.empty() ? title : !study.title.empty() ? study.title : models_of(study).empty() ? "Quantization report" : models_of(study) + (single && !study.runs[0].quantization ? ", scored" : ", quantized");
+  document.title = !title.empty() ? title : !study.title.empty() ? study.title : models_of(study).empty() ? "Quantization report"
+      : models_of(study) + (single && !study.runs[0].quantization ? ", scored" : ", quantized");
   if (single) document.subtitle = study.runs.front().name;
-  else document.subtitle = counted(static_cast<std::int64_t>(study.runs.size()), study.axes.empty() && study.matrices.empty() ? "run" : "variant") + (study.missing.empty() ? "" : ", " + std::to_string(study.missing.size()) + " missing");
+  else document.subtitle = counted(static_cast<std::int64_t>(study.runs.size()), study.axes.empty() && study.matrices.empty() ? "run" : "variant") +
+      (study.missing.empty() ? "" : ", " + std::to_string(study.missing.size()) + " missing");
   document.footer = "Made by miq report (miq " MIQ_VERSION ") from what the runs wrote.";
   const auto add = [&](std::optional<Section> section) {
     if (section && !section->blocks.empty()) document.sections.push_back(std::move(*section));

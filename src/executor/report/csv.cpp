@@ -25,7 +25,8 @@ struct Writer {
     text += "\r\n";
   }
   void score(const Score& s) {
-    row({s.what, s.name, s.split, s.detail, count_field(s.shots), count_field(s.count), s.metric, exact_text(s.value), exact_text(s.standard_error), exact_text(s.low), exact_text(s.high), exact_text(s.baseline),
+    row({s.what, s.name, s.split, s.detail, count_field(s.shots), count_field(s.count), s.metric, exact_text(s.value), exact_text(s.standard_error),
+        exact_text(s.low), exact_text(s.high), exact_text(s.baseline),
          exact_text(s.p_value), exact_text(s.p_value_holm)});
   }
   void cost(const std::string& metric, double value, double baseline = kUnknown) {
@@ -39,7 +40,8 @@ std::string to_csv(const Study& study) {
   Writer writer;
   std::vector<std::string> head = {"run", "model"};
   for (const Axis& axis : study.axes) head.push_back(axis.key);
-  for (const char* name : {"what", "name", "split", "detail", "shots", "count", "metric", "value", "stderr", "ci95_low", "ci95_high", "baseline", "p_value", "p_value_holm"}) head.push_back(name);
+  for (const char* name : {"what", "name", "split", "detail", "shots", "count", "metric", "value", "stderr", "ci95_low", "ci95_high", "baseline", "p_value",
+      "p_value_holm"}) head.push_back(name);
   writer.row(head);
   for (const Run& run : study.runs) {
     writer.begin = field(run.name) + "," + field(run.model) + ",";

@@ -32,7 +32,8 @@ std::string interval_text(double low, double high, bool is_signed) {
 std::optional<Table> perplexity_table(const Run& run) {
   const std::vector<const Score*> scores = of_kind(run.scores, "perplexity");
   if (scores.empty()) return std::nullopt;
-  const bool compared = any_of(scores, [](const Score& s) { return !std::isnan(s.baseline); }), kl = any_of(scores, [](const Score& s) { return !std::isnan(s.kl_divergence); });
+  const bool compared = any_of(scores, [](const Score& s) { return !std::isnan(s.baseline); }),
+      kl = any_of(scores, [](const Score& s) { return !std::isnan(s.kl_divergence); });
   const bool intervals = any_of(scores, [](const Score& s) { return !std::isnan(s.low); });
   Table table;
   table.head = {"corpus", "split", "how", "tokens"};
@@ -60,9 +61,11 @@ std::optional<Figure> task_figure(const Run& run) {
     if (!score->is_first || std::isnan(score->difference()) || !score->higher_is_better || std::abs(score->value) > 1) continue;
     const int verdict = score->verdict();
     const std::string name = short_name(score->name) + ", " + score->metric + (score->shots > 0 ? ", " + counted(score->shots, "shot") : "");
-    const std::string p = std::isnan(score->corrected()) ? "" : (std::isnan(score->p_value_holm) ? "; p " : "; p after Holm's correction ") + chance_text(score->corrected());
+    const std::string p = std::isnan(score->corrected()) ? "" : (std::isnan(score->p_value_holm) ? "; p " : "; p after Holm's correction ") +
+        chance_text(score->corrected());
     intervals.rows.push_back({name, signed_text(score->difference()) + (verdict == 0 ? "" : " " + verdict_sign(verdict)),
-                              name + ": " + score_text(score->baseline) + " to " + score_text(score->value) + ", difference " + signed_text(score->difference()) + ", 95 % " +
+                              name + ": " + score_text(score->baseline) + " to " + score_text(score->value) + ", difference " +
+                                  signed_text(score->difference()) + ", 95 % " +
                                   interval_text(score->difference_low, score->difference_high, true) + p,
                               score->difference(), score->difference_low, score->difference_high, verdict});
   }
@@ -70,16 +73,20 @@ std::optional<Figure> task_figure(const Run& run) {
   intervals.label = "Difference of each task from the unquantized model, with 95 % intervals";
   intervals.left = "worse";
   intervals.right = "better";
-  return Figure{"Difference from the unquantized model", draw(intervals), {}, "Bars are paired 95 % intervals. ▼ and ▲, full: significant at 5 % after Holm's correction; hollow: not shown to differ."};
+  return Figure{"Difference from the unquantized model", draw(intervals), {},
+      "Bars are paired 95 % intervals. ▼ and ▲, full: significant at 5 % after Holm's correction; hollow: not shown to differ."};
 }
 
 // Rows for each metric; what holds for all of a task's stands in its first.
 std::optional<Table> score_table(const std::vector<const Score*>& scores, const std::string& first_column) {
   if (scores.empty()) return std::nullopt;
-  const bool compared = any_of(scores, [](const Score& s) { return !std::isnan(s.baseline); }), tested = any_of(scores, [](const Score& s) { return !std::isnan(s.p_value); });
+  const bool compared = any_of(scores, [](const Score& s) { return !std::isnan(s.baseline); }),
+      tested = any_of(scores, [](const Score& s) { return !std::isnan(s.p_value); });
   const bool corrected = any_of(scores, [](const Score& s) { return !std::isnan(s.p_value_holm); }), flips = any_of(scores, [](const Score& s) { return s.flips >= 0; });
-  const bool differences = any_of(scores, [](const Score& s) { return !std::isnan(s.difference_low); }), intervals = any_of(scores, [](const Score& s) { return !std::isnan(s.low); });
-  const bool same = any_of(scores, [](const Score& s) { return !std::isnan(s.agreement); }), kl = any_of(scores, [](const Score& s) { return !std::isnan(s.kl_divergence); });
+  const bool differences = any_of(scores, [](const Score& s) { return !std::isnan(s.difference_low); }),
+      intervals = any_of(scores, [](const Score& s) { return !std::isnan(s.low); });
+  const bool same = any_of(scores, [](const Score& s) { return !std::isnan(s.agreement); }),
+      kl = any_of(scores, [](const Score& s) { return !std::isnan(s.kl_divergence); });
   Table table;
   table.head = {first_column, "shots", scores.front()->what == "mean" ? "sets" : "documents", "metric"};
   if (compared) table.head.push_back("unquantized");
@@ -92,13 +99,23 @@ std::optional<Table> score_table(const std::vector<const Score*>& scores, const 
   if (kl) table.head.push_back("KL divergence");
   for (const Score* score : scores) {
     const int verdict = score->verdict();
-    std::vector<Cell> row = {Cell{short_name(score->name)}, Cell{score->shots < 0 ? "–" : std::to_string(score->shots)}, Cell{count_text(score->count)}, Cell{score->metric}};
+    std::vector<Cell> row = {Cell{short_name(score->name)}, Cell{score->shots < 0 ? "–" : std::to_string(score->shots)}, Cell{count_text(score->count)},
+        Cell{score->metric}};
     if (compared) row.push_back(score_cell(score->baseline));
     row.push_back(score_cell(score->value));
     row.back().css = "strong";
     if (intervals && !std::isnan(score->low)) row.back().note = interval_text(score->low, score->high, false);
     row.push_back(score_cell(score->standard_error));
-    if (compared) row.push_back({signed_text(score->difference()) + (verdict == 0 ? "" : " " + verdict_sign(verdict)), std::isnan(score->difference_low) ? "" : interval_text(score->difference_low, score->difference_high, true), verdict < 0 ? "bad" : verdict > 0 ? "good" : "", verdict < 0 ? "significantly worse" : verdict > 0 ? "significantly better" : ""});
+    if (compared) {
+      Cell change{signed_text(score->difference())};
+      if (!std::isnan(score->difference_low)) change.note = interval_text(score->difference_low, score->difference_high, true);
+      if (verdict != 0) {
+        change.text += " " + verdict_sign(verdict);
+        change.css = verdict < 0 ? "bad" : "good";
+        change.title = verdict < 0 ? "significantly worse" : "significantly better";
+      }
+      row.push_back(std::move(change));
+    }
     if (tested) row.push_back(chance_cell(score->p_value));
     if (corrected) row.push_back(chance_cell(score->p_value_holm));
     if (flips) row.push_back({count_text(score->flips)});
@@ -136,7 +153,8 @@ std::string run_line(const Run& run) {
   std::string text = run.model;
   if (run.quantization) {
     if (!run.quantization->method.empty()) text += ": " + run.quantization->method;
-    text += "; " + fixed_text(run.quantization->bits_per_weight, 2) + " bits a weight, " + bytes_text(run.weight_bytes()) + " in all, quantized in " + seconds_text(run.quantization->seconds) + ".";
+    text += "; " + fixed_text(run.quantization->bits_per_weight, 2) + " bits a weight, " + bytes_text(run.weight_bytes()) + " in all, quantized in " +
+        seconds_text(run.quantization->seconds) + ".";
   } else {
     text += ": scored as it is.";
   }

@@ -53,7 +53,8 @@ Figure memory_figure(const Study& study) {
   Bars bars;
   bars.label = "Peak memory of quantizing";
   for (const Run& run : study.runs)
-    if (run.quantization && run.quantization->peak_bytes > 0) bars.bars.push_back({run.name, {{run.quantization->peak_bytes, "s0", bytes_text(run.quantization->peak_bytes)}}, bytes_text(run.quantization->peak_bytes)});
+    if (run.quantization && run.quantization->peak_bytes > 0) bars.bars.push_back({run.name,
+        {{run.quantization->peak_bytes, "s0", bytes_text(run.quantization->peak_bytes)}}, bytes_text(run.quantization->peak_bytes)});
   return {"Peak memory", draw(bars), {}, "Pages of mapped files count while they are in memory."};
 }
 
@@ -67,14 +68,16 @@ Figure size_figure(const Study& study) {
     if (std::find(originals.begin(), originals.end(), original) != originals.end()) continue;
     originals.push_back(original);
     const double linears = run.original_linear_bytes();
-    bars.bars.push_back({run.model + ", unquantized", {{linears, "s0", "linears " + bytes_text(linears)}, {run.model_bytes - linears, "rest", "the rest " + bytes_text(run.model_bytes - linears)}}, bytes_text(run.model_bytes)});
+    bars.bars.push_back({run.model + ", unquantized", {{linears, "s0", "linears " + bytes_text(linears)}, {run.model_bytes - linears, "rest", "the rest " +
+        bytes_text(run.model_bytes - linears)}}, bytes_text(run.model_bytes)});
   }
   for (const Run& run : study.runs) {
     if (!run.quantization || !(run.model_bytes > 0)) continue;
     const double linears = run.quantization->bytes, all = run.weight_bytes();
     bars.bars.push_back({run.name, {{linears, "s0", "linears " + bytes_text(linears)}, {all - linears, "rest", "the rest " + bytes_text(all - linears)}}, bytes_text(all)});
   }
-  return {"Weights", draw(bars), {{legend_swatch("bar s0"), "quantized layers"}, {legend_swatch("bar rest"), "the rest, as it was"}}, "Reckoned from the quantized layers and what they were before; files in model/ are in the table."};
+  return {"Weights", draw(bars), {{legend_swatch("bar s0"), "quantized layers"}, {legend_swatch("bar rest"), "the rest, as it was"}},
+      "Reckoned from the quantized layers and what they were before; files in model/ are in the table."};
 }
 
 Table table_of(const Study& study, const std::vector<std::string>& phases) {
@@ -89,7 +92,8 @@ Table table_of(const Study& study, const std::vector<std::string>& phases) {
     const Quantization& q = *run.quantization;
     std::vector<Cell> row = {Cell{run.name}, Cell{fixed_text(q.seconds, 2)}, Cell{fixed_text(q.cpu_seconds, 2)}};
     for (const std::string& phase : phases) row.push_back({fixed_text(phase_seconds(q, phase), 2)});
-    row.insert(row.end(), {bytes_cell(q.peak_bytes), bytes_cell(q.bytes), bytes_cell(run.original_linear_bytes()), bytes_cell(run.weight_bytes()), Cell{percent_text(run.weight_bytes() / run.model_bytes)}});
+    row.insert(row.end(), {bytes_cell(q.peak_bytes), bytes_cell(q.bytes), bytes_cell(run.original_linear_bytes()), bytes_cell(run.weight_bytes()),
+        Cell{percent_text(run.weight_bytes() / run.model_bytes)}});
     if (disk) row.push_back(bytes_cell(run.disk_bytes));
     table.rows.push_back(std::move(row));
   }

@@ -35,7 +35,8 @@ void place_labels(Svg& svg, const Scatter& scatter, const Scale& x, const Scale&
       if (point.is_optimal != optimal || point.label.empty()) continue;
       const std::string label = shortened(point.label, 30);
       const double width = text_width(label), at_x = x(point.x), at_y = y(point.y);
-      const std::pair<double, double> places[] = {{at_x + 9, at_y + 4}, {at_x + 7, at_y - 7}, {at_x + 7, at_y + 15}, {at_x - 9 - width, at_y + 4}, {at_x - 7 - width, at_y - 7},
+      const std::pair<double, double> places[] = {{at_x + 9, at_y + 4}, {at_x + 7, at_y - 7}, {at_x + 7, at_y + 15}, {at_x - 9 - width, at_y + 4},
+          {at_x - 7 - width, at_y - 7},
                                                   {at_x - 7 - width, at_y + 15}, {at_x - width / 2, at_y - 10}, {at_x - width / 2, at_y + 18}};
       for (const auto& [left, base] : places) {
         const Box box{left, base - 10, left + width, base + 3};
@@ -112,7 +113,8 @@ std::string draw(const Scatter& scatter) {
     const double width = text_width(label);
     svg.line(kLeft, y(value), kRight, y(value), "reference");
     Box place{};
-    for (const auto& [left, base] : {std::pair(kRight - width, y(value) - 5), std::pair(kLeft + 2, y(value) - 5), std::pair(kRight - width, y(value) + 14), std::pair(kLeft + 2, y(value) + 14)}) {
+    for (const auto& [left, base] : {std::pair(kRight - width, y(value) - 5), std::pair(kLeft + 2, y(value) - 5), std::pair(kRight - width, y(value) + 14),
+        std::pair(kLeft + 2, y(value) + 14)}) {
       place = {left, base - 10, left + width, base + 3};
       if (place.top >= kTop - 8 && place.bottom <= kBottom && std::none_of(marks.begin(), marks.end(), [&](const Box& mark) { return place.overlaps(mark); })) break;
     }

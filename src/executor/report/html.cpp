@@ -29,7 +29,8 @@ std::string written(const Cell& cell, bool names_row, bool numeric) {
   if (!cell.note.empty()) text += "<small>" + html_escaped(cell.note) + "</small>";
   if (names_row) text = "<span>" + text + "</span>";
   const std::string open = names_row ? "<th scope=\"row\"" : "<td";
-  return open + attribute("class", joined(numeric && !names_row ? "n" : "", cell.css)) + attribute("data-v", names_row ? "" : exact_text(cell.order)) + attribute("title", cell.title) + ">" + text + (names_row ? "</th>" : "</td>");
+  return open + attribute("class", joined(numeric && !names_row ? "n" : "", cell.css)) + attribute("data-v", names_row ? "" : exact_text(cell.order)) +
+      attribute("title", cell.title) + ">" + text + (names_row ? "</th>" : "</td>");
 }
 
 std::string legend_of(const Table& table) {
@@ -47,7 +48,8 @@ std::string written(const Table& table) {
                      attribute("class", table.is_map ? "map" : sorts ? "sorts" : "") + ">";
   if (!table.caption.empty() || !table.legend.empty()) text += "<caption>" + html_escaped(table.caption) + legend_of(table) + "</caption>";
   text += "<thead><tr>";
-  for (size_t c = 0; c < table.head.size(); ++c) text += std::string("<th scope=\"col\"") + (numeric[c] ? " class=\"n\"" : "") + ">" + (table.is_map ? breakable(table.head[c]) : html_escaped(table.head[c])) + "</th>";
+  for (size_t c = 0; c < table.head.size(); ++c) text += std::string("<th scope=\"col\"") + (numeric[c] ? " class=\"n\"" : "") + ">" +
+      (table.is_map ? breakable(table.head[c]) : html_escaped(table.head[c])) + "</th>";
   text += "</tr></thead>\n<tbody>";
   for (const std::vector<Cell>& row : table.rows) {
     text += "<tr>";
@@ -73,7 +75,8 @@ std::string written(const Figure& figure) {
 std::string written(const std::vector<Block>& blocks);
 
 struct BlockWriter {
-  std::string operator()(const Words& words) const { return words.text.empty() ? "" : std::string("<p") + (words.is_note ? " class=\"note\"" : "") + ">" + html_escaped(words.text) + "</p>\n"; }
+  std::string operator()(const Words& words) const { return words.text.empty() ? "" : std::string("<p") + (words.is_note ? " class=\"note\"" : "") + ">" +
+      html_escaped(words.text) + "</p>\n"; }
   std::string operator()(const Bullets& bullets) const {
     std::string text = "<ul>";
     for (const std::string& item : bullets.items) text += "<li>" + html_escaped(item) + "</li>\n";
@@ -82,7 +85,9 @@ struct BlockWriter {
   std::string operator()(const Facts& facts) const {
     std::string text = "<dl class=\"facts\">";
     for (const Facts::Fact& fact : facts.facts)
-      text += "<div><dt>" + html_escaped(fact.name) + "</dt><dd>" + html_escaped(fact.value) + (fact.verdict < 0 ? " <span class=\"bad\" title=\"significantly worse\">▼</span>" : fact.verdict > 0 ? " <span class=\"good\" title=\"significantly better\">▲</span>" : "") +
+      text += "<div><dt>" + html_escaped(fact.name) + "</dt><dd>" + html_escaped(fact.value) +
+          (fact.verdict < 0 ? " <span class=\"bad\" title=\"significantly worse\">▼</span>" : fact.verdict > 0
+          ? " <span class=\"good\" title=\"significantly better\">▲</span>" : "") +
               "</dd>" + (fact.beside.empty() ? "" : "<dd class=\"beside\">" + html_escaped(fact.beside) + "</dd>") + "</div>\n";
     return text + "</dl>\n";
   }
@@ -93,7 +98,8 @@ struct BlockWriter {
     return text + "</div>\n";
   }
   std::string operator()(const Listing& listing) const { return "<pre tabindex=\"0\">" + html_escaped(listing.text) + "</pre>\n"; }
-  std::string operator()(const Fold& fold) const { return "<details" + attribute("id", fold.id) + "><summary>" + html_escaped(fold.title) + "</summary>\n" + written(fold.blocks) + "</details>\n"; }
+  std::string operator()(const Fold& fold) const { return "<details" + attribute("id", fold.id) + "><summary>" + html_escaped(fold.title) + "</summary>\n" +
+      written(fold.blocks) + "</details>\n"; }
 };
 
 std::string written(const std::vector<Block>& blocks) {
@@ -112,7 +118,8 @@ std::string to_html(const Document& document) {
   text += "<nav aria-label=\"Sections\">";
   for (const Section& section : document.sections) text += "<a href=\"#" + section.id + "\">" + html_escaped(section.title) + "</a>\n";
   text += "</nav></header>\n" + mark_shapes() + "\n<main>\n";
-  for (const Section& section : document.sections) text += "<section id=\"" + section.id + "\"><h2>" + html_escaped(section.title) + "</h2>\n" + written(section.blocks) + "</section>\n";
+  for (const Section& section : document.sections) text += "<section id=\"" + section.id + "\"><h2>" + html_escaped(section.title) + "</h2>\n" +
+      written(section.blocks) + "</section>\n";
   return text + "</main>\n<footer><p>" + html_escaped(document.footer) + "</p></footer>\n<script>" + kScript + "</script>\n</body>\n</html>\n";
 }
 

@@ -71,7 +71,8 @@ Figure error_figure(const LayerMap& map) {
       const Place* place = map.find(depth, kind);
       if (place == nullptr || !std::isfinite(place->mean_error())) continue;
       curve.points.emplace_back(depth, 100 * place->mean_error());
-      curve.titles.push_back("block " + std::to_string(depth) + ", " + kind + ": " + error_text(place->mean_error()) + (place->count > 1 ? " on average, at most " + error_text(place->worst) : "") + ", " +
+      curve.titles.push_back("block " + std::to_string(depth) + ", " + kind + ": " + error_text(place->mean_error()) +
+          (place->count > 1 ? " on average, at most " + error_text(place->worst) : "") + ", " +
                              fixed_text(place->mean_bits(), 2) + " bits a weight");
     }
     curves.curves.push_back(std::move(curve));
@@ -103,7 +104,8 @@ Figure bits_figure(const LayerMap& map) {
         continue;
       }
       used.insert(whole_bits(place->mean_bits()));
-      tiles.tiles.back().push_back({"q" + std::to_string(whole_bits(place->mean_bits())), fixed_text(place->mean_bits(), 1), "block " + std::to_string(depth) + ", " + kind + ": " + fixed_text(place->mean_bits(), 2) + " bits a weight"});
+      tiles.tiles.back().push_back({"q" + std::to_string(whole_bits(place->mean_bits())), fixed_text(place->mean_bits(), 1), "block " + std::to_string(depth) +
+          ", " + kind + ": " + fixed_text(place->mean_bits(), 2) + " bits a weight"});
     }
   }
   Figure figure{"Bits by depth", draw(tiles), {}, "Bits a weight, scales and all."};
@@ -139,10 +141,13 @@ std::string layers_in_words(const Run& run, const LayerMap& map) {
     if (worst == nullptr || layer.relative_error > worst->relative_error) worst = &layer;
   }
   std::string text = counted(static_cast<std::int64_t>(layers.size()), "linear layer") + (layers.size() == 1 ? " was" : " were") + " quantized";
-  if (!map.bits_vary && !map.places.empty() && map.outside.empty() && !std::isnan(layers.front().bits_per_weight)) text += ", each to " + fixed_text(layers.front().bits_per_weight, 2) + " bits a weight";
+  if (!map.bits_vary && !map.places.empty() && map.outside.empty() && !std::isnan(layers.front().bits_per_weight)) text += ", each to " +
+      fixed_text(layers.front().bits_per_weight, 2) + " bits a weight";
   text += ".";
-  if (worst != nullptr) text += " The error of their weights is " + error_text(sum / static_cast<double>(known)) + " on average and largest, " + error_text(worst->relative_error) + ", in " + worst->name + ".";
-  for (const Layer* layer : map.outside) text += " " + layer->name + ": " + error_text(layer->relative_error) + " at " + fixed_text(layer->bits_per_weight, 2) + " bits a weight.";
+  if (worst != nullptr) text += " The error of their weights is " + error_text(sum / static_cast<double>(known)) + " on average and largest, " +
+      error_text(worst->relative_error) + ", in " + worst->name + ".";
+  for (const Layer* layer : map.outside) text += " " + layer->name + ": " + error_text(layer->relative_error) + " at " +
+      fixed_text(layer->bits_per_weight, 2) + " bits a weight.";
   return text;
 }
 

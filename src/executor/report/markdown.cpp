@@ -62,7 +62,8 @@ std::string written(const std::vector<Block>& blocks, int level);
 std::string written(const Block& block, int level) {
   struct Writer {
     int level;
-    std::string operator()(const Words& words) const { return words.text.empty() ? "" : words.is_note ? "*" + escaped(words.text) + "*\n\n" : paragraph(words.text) + "\n\n"; }
+    std::string operator()(const Words& words) const { return words.text.empty() ? "" : words.is_note ? "*" + escaped(words.text) + "*\n\n"
+        : paragraph(words.text) + "\n\n"; }
     std::string operator()(const Bullets& bullets) const {
       std::string text;
       for (const std::string& item : bullets.items) text += "- " + paragraph(item) + "\n";
@@ -86,7 +87,8 @@ std::string written(const Block& block, int level) {
       while (listing.text.find(fence) != std::string::npos) fence += "`";
       return fence + "json\n" + listing.text + "\n" + fence + "\n\n";
     }
-    std::string operator()(const Fold& fold) const { return std::string(static_cast<size_t>(level), '#') + " " + escaped(fold.title) + "\n\n" + report::written(fold.blocks, level + 1); }
+    std::string operator()(const Fold& fold) const { return std::string(static_cast<size_t>(level), '#') + " " + escaped(fold.title) + "\n\n" +
+        report::written(fold.blocks, level + 1); }
     static std::string written(const Table& table) { return report::written(table); }
   };
   return std::visit(Writer{level}, static_cast<const Block::variant&>(block));

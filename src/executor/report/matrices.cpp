@@ -44,7 +44,8 @@ Cell cell_of(const Matrix& matrix, size_t r, size_t c, double most) {
   if (const int mark = verdict(matrix, r, c); mark != 0) cell.note += " " + verdict_sign(mark);
   cell.css = shade(matrix.higher_is_better ? difference : -difference, most);
   if (matrix.in_distribution[r][c]) cell.css += cell.css.empty() ? "own" : " own";
-  cell.title = matrix.rows[r] + " → " + matrix.columns[c] + (matrix.in_distribution[r][c] ? ", in distribution" : "") + (std::isnan(matrix.baseline[c]) ? "" : "; unquantized " + score_text(matrix.baseline[c])) +
+  cell.title = matrix.rows[r] + " → " + matrix.columns[c] + (matrix.in_distribution[r][c] ? ", in distribution" : "") + (std::isnan(matrix.baseline[c]) ? ""
+      : "; unquantized " + score_text(matrix.baseline[c])) +
                (std::isnan(matrix.p_values[r][c]) ? "" : "; p after Holm's correction " + chance_text(matrix.p_values[r][c]));
   return cell;
 }
@@ -121,11 +122,13 @@ std::string matrix_in_words(const Matrix& matrix) {
       better += verdict(matrix, r, c) > 0 ? 1 : 0;
     }
   const auto told = [&](const Mean& value, const Mean& difference) {
-    return score_text(value.value()) + (difference.count > 0 ? " (" + signed_text(difference.value()) + " to the unquantized model)" : "") + " over " + counted(value.count, "cell");
+    return score_text(value.value()) + (difference.count > 0 ? " (" + signed_text(difference.value()) + " to the unquantized model)" : "") + " over " +
+        counted(value.count, "cell");
   };
   std::string text;
   if (own.count > 0 && other.count > 0)
-    text = "in distribution the mean" + (matrix.metric.empty() ? "" : " " + matrix.metric) + " is " + told(own, own_difference) + ", out of distribution " + told(other, other_difference) + ".";
+    text = "in distribution the mean" + (matrix.metric.empty() ? "" : " " + matrix.metric) + " is " + told(own, own_difference) + ", out of distribution " +
+        told(other, other_difference) + ".";
   else if (own.count + other.count > 0)
     text = "the mean" + (matrix.metric.empty() ? "" : " " + matrix.metric) + " is " + (own.count > 0 ? told(own, own_difference) : told(other, other_difference)) + ".";
   if (own_difference.count > 0 && other_difference.count > 0) {
@@ -133,7 +136,8 @@ std::string matrix_in_words(const Matrix& matrix) {
     text += " Calibrating on other data than is tested on " + std::string(cost > 0 ? "costs " : "gains ") + score_text(std::abs(cost)) + " more.";
     if (score_text(std::abs(cost)) == "0.000") text = text.substr(0, text.rfind(" Calibrating")) + " Which data were calibrated on makes no difference on average.";
   }
-  if (tests > 0) text += " Of " + counted(tests, "cell") + " tested, " + count_text(worse) + (worse == 1 ? " is" : " are") + " significantly worse than unquantized and " + count_text(better) + " better.";
+  if (tests > 0) text += " Of " + counted(tests, "cell") + " tested, " + count_text(worse) + (worse == 1 ? " is" : " are") +
+      " significantly worse than unquantized and " + count_text(better) + " better.";
   return text;
 }
 

@@ -204,7 +204,8 @@ Run read_run(const fs::path& folder, const std::string& name) {
   const nlohmann::ordered_json document = read_json_file(file);
   const JsonReader json(document, file);
   if (!document.is_object() || !document.contains("miq") || !document.contains("config"))
-    throw Error(ErrorKind::io, "it is not miq's: a result of miq run, eval or quantize has the keys miq and config", file.string(), "give a folder that miq run --output made");
+    throw Error(ErrorKind::io, "it is not miq's: a result of miq run, eval or quantize has the keys miq and config", file.string(),
+        "give a folder that miq run --output made");
   Run run;
   run.name = name;
   run.version = json["miq"]["version"].text();

@@ -119,10 +119,12 @@ struct StudyReader {
     const fs::path folder = is_result ? given.parent_path() : given;
     if (is_there(folder / "sweep.json")) return add_sweep(folder);
     if (is_there(folder / "results.json")) return add_run(folder, folder_name(folder));
-    if (!is_there(folder)) throw Error(ErrorKind::io, "there is no such folder", printable(folder.string()), "give a folder that miq run --output or miq sweep --output made");
+    if (!is_there(folder)) throw Error(ErrorKind::io, "there is no such folder", printable(folder.string()),
+        "give a folder that miq run --output or miq sweep --output made");
     const bool is_unfinished = is_there(folder / "miq.log");
     if (!is_unfinished || alone)
-      throw Error(ErrorKind::io, std::string("it is not a finished run: it has neither results.json nor sweep.json") + (is_unfinished ? ", only a log" : ""), printable(folder.string()),
+      throw Error(ErrorKind::io, std::string("it is not a finished run: it has neither results.json nor sweep.json") + (is_unfinished ? ", only a log" : ""),
+          printable(folder.string()),
                   is_unfinished ? "the run failed or still works: miq.log in it says why" : "give a folder that miq run --output or miq sweep --output made");
     study.missing.push_back({folder_name(folder), "it did not finish: no results.json"});
   }
@@ -150,7 +152,8 @@ Study read_study(const std::vector<fs::path>& folders) {
   StudyReader reader;
   for (const fs::path& folder : folders) reader.add(folder, folders.size() == 1);
   if (reader.study.runs.empty())
-    throw Error(ErrorKind::io, "no run has finished" + (reader.study.missing.empty() ? std::string(": there is no variant") : "; the first, " + reader.study.missing[0].name + ": " + reader.study.missing[0].reason),
+    throw Error(ErrorKind::io, "no run has finished" + (reader.study.missing.empty() ? std::string(": there is no variant")
+        : "; the first, " + reader.study.missing[0].name + ": " + reader.study.missing[0].reason),
                 printable(folders[0].string()), "finish one, then make the report");
   reader.tell_apart();
   return std::move(reader.study);

@@ -21,7 +21,8 @@ std::vector<const Score*> tested(const Run& run) {
 std::vector<std::string> named(const std::vector<const Score*>& scores, int verdict) {
   std::vector<std::string> names;
   for (const Score* score : scores)
-    if (score->verdict() == verdict) names.push_back(short_name(score->name) + " (" + score->metric + " " + score_text(score->baseline) + " to " + score_text(score->value) + ")");
+    if (score->verdict() == verdict) names.push_back(short_name(score->name) + " (" + score->metric + " " + score_text(score->baseline) + " to " +
+        score_text(score->value) + ")");
   return names;
 }
 
@@ -30,9 +31,11 @@ std::string tasks_in_words(const Run& run) {
   if (all.empty()) return "";
   const std::vector<std::string> worse = named(all, -1), better = named(all, 1);
   const auto count = static_cast<std::int64_t>(all.size());
-  std::string text = count == 1 ? "One task was compared with the unquantized model, answer by answer. " : counted(count, "task") + " were compared with the unquantized model, answer by answer. ";
+  std::string text = count == 1 ? "One task was compared with the unquantized model, answer by answer. "
+      : counted(count, "task") + " were compared with the unquantized model, answer by answer. ";
   const std::string level = count == 1 ? "at 5 %" : "at 5 % with all of them taken together (Holm's correction)";
-  if (worse.empty() && better.empty()) return text + "No difference is significant " + level + ". That is not a proof that there is none: the intervals say how large it may be.";
+  if (worse.empty() && better.empty()) return text + "No difference is significant " + level +
+      ". That is not a proof that there is none: the intervals say how large it may be.";
   if (!worse.empty()) text += "Significantly worse " + level + ": " + listed(worse, 6) + ". ";
   else text += "None is significantly worse " + level + ". ";
   if (!better.empty()) text += "Significantly better: " + listed(better, 6) + ". ";
@@ -69,7 +72,8 @@ std::string missing_in_words(const Study& study) {
   if (study.missing.empty()) return "";
   std::vector<std::string> names;
   for (const Missing& missing : study.missing) names.push_back(missing.name);
-  return (names.size() == 1 ? "One run is missing, because it did not finish: " : counted(static_cast<std::int64_t>(names.size()), "run") + " are missing, because they did not finish: ") + listed(names, 6) + ".";
+  return (names.size() == 1 ? "One run is missing, because it did not finish: " : counted(static_cast<std::int64_t>(names.size()),
+      "run") + " are missing, because they did not finish: ") + listed(names, 6) + ".";
 }
 
 std::string model_in_words(const Run& run) {
@@ -86,11 +90,13 @@ std::vector<std::string> single_run_in_words(const Run& run) {
     if (q.bits_per_weight > 0) {
       text += "A quantized weight takes " + fixed_text(q.bits_per_weight, 2) + " bits, scales and all";
       if (const double before = run.original_linear_bytes(); before > 0 && q.bytes > 0)
-        text += "; these layers take " + bytes_text(q.bytes) + " instead of " + bytes_text(before) + ", " + fixed_text(before / q.bytes, 1) + " times less, and the whole model " + bytes_text(run.weight_bytes()) +
+        text += "; these layers take " + bytes_text(q.bytes) + " instead of " + bytes_text(before) + ", " + fixed_text(before / q.bytes, 1) +
+            " times less, and the whole model " + bytes_text(run.weight_bytes()) +
                 " instead of " + bytes_text(run.model_bytes);
       text += ". ";
     }
-    if (!std::isnan(q.seconds)) text += "Quantizing took " + seconds_text(q.seconds) + (q.peak_bytes > 0 ? " and " + bytes_text(q.peak_bytes) + " of memory" : "") + (run.device.empty() ? "" : " on " + run.device) + ".";
+    if (!std::isnan(q.seconds)) text += "Quantizing took " + seconds_text(q.seconds) + (q.peak_bytes > 0 ? " and " + bytes_text(q.peak_bytes) + " of memory"
+        : "") + (run.device.empty() ? "" : " on " + run.device) + ".";
     words.push_back(text);
   } else {
     words.push_back(model_in_words(run) + " was scored as it is; nothing was quantized in this run.");
@@ -127,14 +133,16 @@ std::string figure_in_words(const Study& study, const std::string& what, bool hi
   if (best == values.size()) return "";
   const auto told = [&](size_t r) {
     const Run& run = study.runs[r];
-    return run.name + " with " + score_text(values[r]) + (std::isnan(baseline) ? "" : " (" + (higher_is_better ? signed_text(values[r] - baseline) : change_text(values[r], baseline)) + ")") +
+    return run.name + " with " + score_text(values[r]) + (std::isnan(baseline) ? "" : " (" + (higher_is_better ? signed_text(values[r] - baseline)
+        : change_text(values[r], baseline)) + ")") +
            (run.quantization ? " at " + fixed_text(run.quantization->bits_per_weight, 2) + " bits a weight" : "");
   };
   std::string text = what + (higher_is_better ? " (higher is better): " : " (lower is better): ");
   if (!std::isnan(baseline)) text += "the unquantized model has " + score_text(baseline) + ". ";
   text += std::isnan(baseline) ? "best is " : "Best is ";
   text += told(best);
-  if (smallest != values.size() && study.runs[smallest].quantization->bits_per_weight < (study.runs[best].quantization ? study.runs[best].quantization->bits_per_weight : INFINITY) && smallest != best) text += "; the smallest is " + told(smallest);
+  if (smallest != values.size() && study.runs[smallest].quantization->bits_per_weight < (study.runs[best].quantization
+      ? study.runs[best].quantization->bits_per_weight : INFINITY) && smallest != best) text += "; the smallest is " + told(smallest);
   return text + ".";
 }
 
@@ -171,7 +179,8 @@ std::vector<std::string> comparison_in_words(const Study& study) {
   if (one_model && first.parameters > 0) text += " The model, of the " + first.family + " family, has " + large_count_text(first.parameters) + " parameters.";
   words.push_back(text);
   words.push_back(cost_in_words(study, one_model ? first.model_bytes : kUnknown));
-  for (const Measure& measure : measures(study)) words.push_back(figure_in_words(study, measure.title(), measure.higher_is_better, measure.baselines.size() == 1 ? measure.baselines[0].first : kUnknown, measure.values));
+  for (const Measure& measure : measures(study)) words.push_back(figure_in_words(study, measure.title(), measure.higher_is_better,
+      measure.baselines.size() == 1 ? measure.baselines[0].first : kUnknown, measure.values));
   std::vector<std::string> hurt, unhurt;
   for (const Run& run : study.runs) {
     const std::vector<const Score*> all = tested(run);
@@ -180,7 +189,8 @@ std::vector<std::string> comparison_in_words(const Study& study) {
   }
   if (!hurt.empty() || !unhurt.empty()) {
     const auto of = static_cast<std::int64_t>(hurt.size() + unhurt.size());
-    text = hurt.empty() ? "In no run is a task significantly worse than unquantized" : "In " + count_text(static_cast<std::int64_t>(hurt.size())) + " of " + counted(of, "run") + " at least one task is significantly worse than unquantized";
+    text = hurt.empty() ? "In no run is a task significantly worse than unquantized" : "In " + count_text(static_cast<std::int64_t>(hurt.size())) + " of " +
+        counted(of, "run") + " at least one task is significantly worse than unquantized";
     text += " (at 5 %, Holm's correction over each run's tasks).";
     if (!hurt.empty() && !unhurt.empty()) text += " Not shown to be worse on any: " + listed(unhurt, 6) + ".";
     words.push_back(text);
@@ -193,7 +203,8 @@ std::vector<std::string> comparison_in_words(const Study& study) {
 
 void add_score_fact(Facts& facts, const Score& score) {
   Facts::Fact fact{short_name(score.name) + " " + score.metric, score_text(score.value), "", score.verdict()};
-  if (!std::isnan(score.baseline)) fact.beside = (score.what == "perplexity" ? change_text(score.value, score.baseline) : signed_text(score.difference())) + ", was " + score_text(score.baseline);
+  if (!std::isnan(score.baseline)) fact.beside = (score.what == "perplexity" ? change_text(score.value, score.baseline) : signed_text(score.difference())) +
+      ", was " + score_text(score.baseline);
   facts.facts.push_back(fact);
 }
 
@@ -202,7 +213,8 @@ Facts facts_of(const Run& run) {
   if (run.quantization) {
     const Quantization& q = *run.quantization;
     facts.facts.push_back({"bits per weight", fixed_text(q.bits_per_weight, 2), q.method});
-    if (const double before = run.original_linear_bytes(); before > 0) facts.facts.push_back({"weights", bytes_text(run.weight_bytes()), "were " + bytes_text(run.model_bytes)});
+    if (const double before = run.original_linear_bytes(); before > 0) facts.facts.push_back({"weights", bytes_text(run.weight_bytes()), "were " +
+        bytes_text(run.model_bytes)});
   } else {
     facts.facts.push_back({"parameters", large_count_text(run.parameters), "not quantized here"});
   }

@@ -31,7 +31,8 @@ std::string outline(int series, double r) {
     case 2: return polygon({{0, -1.15}, {1.1, .85}, {-1.1, .85}});
     case 3: return polygon({{0, -1.25}, {1.25, 0}, {0, 1.25}, {-1.25, 0}});
     case 4: return polygon({{0, 1.15}, {1.1, -.85}, {-1.1, -.85}});
-    case 5: return polygon({{-.4, -1.15}, {.4, -1.15}, {.4, -.4}, {1.15, -.4}, {1.15, .4}, {.4, .4}, {.4, 1.15}, {-.4, 1.15}, {-.4, .4}, {-1.15, .4}, {-1.15, -.4}, {-.4, -.4}});
+    case 5: return polygon({{-.4, -1.15}, {.4, -1.15}, {.4, -.4}, {1.15, -.4}, {1.15, .4}, {.4, .4}, {.4, 1.15}, {-.4, 1.15}, {-.4, .4}, {-1.15, .4},
+        {-1.15, -.4}, {-.4, -.4}});
     case 6: return polygon({{-1.15, 0}, {-.6, -1}, {.6, -1}, {1.15, 0}, {.6, 1}, {-.6, 1}});
     default: return polygon({{0, -1.3}, {.35, -.4}, {1.25, -.4}, {.55, .2}, {.8, 1.1}, {0, .55}, {-.8, 1.1}, {-.55, .2}, {-1.25, -.4}, {-.35, -.4}});
   }
@@ -74,7 +75,8 @@ void Svg::rect(double x, double y, double width, double height, const std::strin
 }
 
 void Svg::text(double x, double y, const std::string& text, const std::string& css, const std::string& anchor) {
-  svg_ += "<text class=\"" + css + "\" x=\"" + at(x) + "\" y=\"" + at(y) + "\"" + (anchor == "start" ? "" : " text-anchor=\"" + anchor + "\"") + ">" + html_escaped(text) + "</text>";
+  svg_ += "<text class=\"" + css + "\" x=\"" + at(x) + "\" y=\"" + at(y) + "\"" + (anchor == "start" ? "" : " text-anchor=\"" + anchor + "\"") + ">" +
+      html_escaped(text) + "</text>";
 }
 
 void Svg::path(const std::vector<std::pair<double, double>>& points, const std::string& css) {
@@ -93,7 +95,8 @@ std::string Svg::finish() { return std::move(svg_) + "</svg>"; }
 std::string mark_shapes() {
   std::string shapes = "<svg class=\"shapes\" width=\"0\" height=\"0\" aria-hidden=\"true\"><defs>";
   for (int series = 0; series < kSeries; ++series)
-    for (const auto& [name, radius] : {std::pair("m", 5.2), std::pair("n", 3.6)}) shapes += "<path id=\"" + std::string(name) + std::to_string(series) + "\" d=\"" + outline(series, radius) + "\"/>";
+    for (const auto& [name, radius] : {std::pair("m", 5.2), std::pair("n", 3.6)}) shapes += "<path id=\"" + std::string(name) + std::to_string(series) +
+        "\" d=\"" + outline(series, radius) + "\"/>";
   return shapes + "</defs></svg>";
 }
 
@@ -101,7 +104,8 @@ std::string legend_mark(int series, bool hollow) {
   return "<svg class=\"key\" viewBox=\"-8 -8 16 16\" aria-hidden=\"true\">" + mark_use(series, true, hollow) + "/></svg>";
 }
 
-std::string legend_swatch(const std::string& css) { return "<svg class=\"key\" viewBox=\"0 0 16 16\" aria-hidden=\"true\"><rect class=\"" + css + "\" x=\"2\" y=\"2\" width=\"12\" height=\"12\" rx=\"2\"/></svg>"; }
+std::string legend_swatch(const std::string& css) { return "<svg class=\"key\" viewBox=\"0 0 16 16\" aria-hidden=\"true\"><rect class=\"" + css +
+    "\" x=\"2\" y=\"2\" width=\"12\" height=\"12\" rx=\"2\"/></svg>"; }
 
 Scale::Scale(const std::vector<double>& values, double from, double to, double log_from, bool with_zero) : from_(from), to_(to) {
   std::vector<double> finite;
@@ -144,7 +148,8 @@ double Scale::operator()(double value) const { return from_ + (to_ - from_) * (p
 // The origin, then tenths, hundredths ... of it and its multiples, as long as they do not come too near to each other.
 std::vector<std::pair<double, std::string>> Scale::ticks_around() const {
   std::vector<double> chosen;
-  for (const double part : {0.0, .1, .01, 1.0, 9.0, 99.0, 999.0, 9999.0, 99999.0, 999999.0, .001, -.1, -.01, -.001, -.5, .03, .3, 3.0, -.03, -.3, .003, .02, .05, .2, .5, .002, .005}) {
+  for (const double part : {0.0, .1, .01, 1.0, 9.0, 99.0, 999.0, 9999.0, 99999.0, 999999.0, .001, -.1, -.01, -.001, -.5, .03, .3, 3.0, -.03, -.3, .003, .02,
+      .05, .2, .5, .002, .005}) {
     const double value = origin_ * (1 + part);
     if (placed(value) < low_ || placed(value) > high_) continue;
     if (std::all_of(chosen.begin(), chosen.end(), [&](double other) { return std::abs((*this)(other) - (*this)(value)) >= 34; })) chosen.push_back(value);
