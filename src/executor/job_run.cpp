@@ -67,6 +67,7 @@ void JobRun::open_model(const std::string& path) {
 
 void JobRun::check_output() const {
   if (!config_.export_ || !quantizes()) return;
+  if (process_group::rank() > 0) return;
   if (!writes()) throw Error(ErrorKind::config, "export needs a folder", "output", "set output, or give --output DIR");
   std::error_code differs;
   if (fs::equivalent(config_.model.path, fs::path(config_.output) / "model", differs))
@@ -147,7 +148,7 @@ bool JobRun::keeps_blocks() const {
   }
   const auto bytes = static_cast<std::int64_t>(packed);
   if (config_.pipeline.memory == 0 || bytes + quantization_bytes_ <= config_.pipeline.memory) return true;
-  const bool written = config_.export_ && (!activations || target_.format != nullptr);
+  const bool written = config_.export_ && process_group::world_size() == 1 && (!activations || target_.format != nullptr);
   if (written) return false;
   throw Error(ErrorKind::config, "to be scored, the quantized model takes " + format_bytes(bytes) + " of memory beside the " + format_bytes(quantization_bytes_) + " of quantizing it, together more than the " +
                                      format_bytes(config_.pipeline.memory) + " that may be taken",
@@ -258,7 +259,7 @@ void JobRun::tell_perplexity(const Scores& scores, const Scores& baselines) {
 }
 
 Json JobRun::run() {
-  check_ranks(config_, *model_, streams_);
+  check_ranks(config_, *model_, streams_, calibration_ids_);
   switch (begin()) {
     case RunState::finished:
       if (process_group::rank() > 0) return {};

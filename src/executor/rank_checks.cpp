@@ -6,6 +6,7 @@
 
 #include "miq/core/digest.h"
 #include "miq/core/dtype.h"
+#include "miq/core/error.h"
 #include "miq/core/process_group.h"
 #include "miq/core/text.h"
 
@@ -31,8 +32,10 @@ std::string fingerprint(const model::LanguageModel& model) {
 
 }  // namespace
 
-void check_ranks(const JobConfig& config, const model::LanguageModel& model, const std::vector<at::Tensor>& streams) {
+void check_ranks(const JobConfig& config, const model::LanguageModel& model, const std::vector<at::Tensor>& streams, const std::vector<at::Tensor>& calibration_ids) {
   if (process_group::world_size() == 1) return;
+  if (config.recipe.distillation.steps > 0)
+    throw Error(ErrorKind::unsupported, "distillation trains a block on all samples, of which each rank has a part", "recipe.distill", "run it as one process, or leave distill out");
   process_group::check_same("version", "miq " MIQ_VERSION ", LibTorch " TORCH_VERSION);
   JobConfig settings = config;
   settings.model.path = settings.output = settings.data_dir = settings.evaluation.against = "";
@@ -41,6 +44,8 @@ void check_ranks(const JobConfig& config, const model::LanguageModel& model, con
   process_group::check_same("model", fingerprint(model));
   for (size_t i = 0; i < streams.size(); ++i)
     process_group::check_same("text of evaluation.perplexity[" + std::to_string(i) + "]", std::to_string(streams[i].numel()) + " tokens, sha256 " + digest_of(streams[i]));
+  for (size_t i = 0; i < calibration_ids.size(); ++i)
+    process_group::check_same("calibration samples, batch " + std::to_string(i), std::to_string(calibration_ids[i].size(0)) + " samples, sha256 " + digest_of(calibration_ids[i]));
 }
 
 }  // namespace miq::executor

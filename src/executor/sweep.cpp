@@ -144,7 +144,7 @@ Json check_sweep(const Sweep& sweep, const JobOptions& options) {
     try {
       JobRun job(variant.config, sweep.mode, options, shared);
       job.prepare(/*dry=*/true);
-      variants.push_back({{"name", variant.name}, {"settings", variant.settings}, {"state", job.describe()["output"]["state"]}});
+      variants.push_back({{"name", variant.name}, {"settings", variant.settings}, {"state", job.outline()["output"]["state"]}});
     } catch (const Error& error) {
       throw Error(error.kind(), "variant " + variant.name + ": " + error.message(), error.where(), error.fix());
     }

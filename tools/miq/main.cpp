@@ -23,12 +23,15 @@ int fail(const miq::Error& error) {
 
 // Several processes would do the same work several times, and write the same files.
 void refuse_ranks(const CLI::App& program) {
-  for (const CLI::App* const command : program.get_subcommands())
-    if (const miq::process_group::Launch launch = miq::process_group::read_launch(); command->get_name() != "eval" && launch.world_size > 1) {
-      miq::set_log_rank(launch.rank);
-      throw miq::Error(miq::ErrorKind::unsupported, "miq " + command->get_name() + " runs as one process, not as " + std::to_string(launch.world_size) + " (" + launch.launcher + ")", "command line",
-                       "start it without the launcher; `miq eval` runs on several ranks (docs/distributed.md)");
-    }
+  for (const CLI::App* const command : program.get_subcommands()) {
+    const std::string name = command->get_name();
+    if (name == "eval" || name == "quantize" || name == "run") continue;
+    const miq::process_group::Launch launch = miq::process_group::read_launch();
+    if (launch.world_size == 1) continue;
+    miq::set_log_rank(launch.rank);
+    throw miq::Error(miq::ErrorKind::unsupported, "miq " + name + " runs as one process, not as " + std::to_string(launch.world_size) + " (" + launch.launcher + ")", "command line",
+                     "start it without the launcher; miq quantize, eval and run take several ranks (docs/distributed.md)");
+  }
 }
 
 // LibTorch's own errors carry a stack trace; its first line says what happened.
