@@ -35,9 +35,10 @@ void add_job_command(CLI::App& program, const std::string& name, const std::stri
     }
     process_group::start();
     const nlohmann::ordered_json results = executor::run_job(config, mode, {options->overwrite});
-    if (process_group::rank() == 0) print(options->common.json ? to_text(results) : executor::format_report(results));
+    const bool tells = process_group::rank() == 0;
+    if (tells) print(options->common.json ? to_text(results) : executor::format_report(results));
     process_group::finish();
-    if (process_group::rank() == 0) executor::require_met(results);
+    if (tells) executor::require_met(results);
   });
 }
 
