@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""`miq eval` as several processes, on the embedded model: what one process gives, however they are started, and a prompt end for all
+"""miq as several processes, on the embedded model: what one process gives, however they are started, and a prompt end for all
 when one is lost.
 
     distributed_test.py PATH_TO_MIQ [unittest arguments]
@@ -96,6 +96,11 @@ class Distributed(unittest.TestCase):
                 for results in (a, b):
                     results["config"]["output"] = ""
                 self.assertEqual(a, b)
+            elif name == "manifest.json":
+                a, b = (json.loads((folder / name).read_text()) for folder in (one, other))
+                for manifest in (a, b):
+                    manifest["environment"].pop("ranks")
+                self.assertEqual(a, b)
             elif name != "miq.log":
                 self.assertEqual((one / name).read_bytes(), (other / name).read_bytes(), name)
 
@@ -109,7 +114,7 @@ class Distributed(unittest.TestCase):
             self.assertEqual(results["miq"]["ranks"], size)
             self.assertEqual(without_seconds(results["perplexity"]), without_seconds(one["perplexity"]))
             self.assertEqual(json.loads((self.folder / f"run{size}/results.json").read_text()), results)
-            self.assertEqual(sorted(path.name for path in (self.folder / f"run{size}").iterdir()), ["miq.log", "results.json"])
+            self.assertEqual(sorted(path.name for path in (self.folder / f"run{size}").iterdir()), ["manifest.json", "miq.log", "results.json"])
 
     def test_a_task_is_that_of_one_process(self):
         arguments = [*self.arguments, "--tasks", self.task, "--shots", "2", "-q"]
@@ -137,6 +142,48 @@ class Distributed(unittest.TestCase):
         self.assertEqual(two.returncode, 0, two.stderr)
         self.assertIn("[rank 1] gsm8k: ", two.stderr)  # warnings of its own texts
         self.expect_same_files(self.folder / "one", self.folder / "two")
+
+    def test_quantizing_is_that_of_one_process(self):
+        for preset, pipeline in (("rtn", "{}"), ("gptq", "{}"), ("[awq, gptq]", "{propagate: float}"), ("[quip, gptq]", "{order: block}"), ("smoothquant", "{}")):
+            arguments = ["run", "--config", CONFIG, "--set", f"recipe.preset={preset}", "--set", f"pipeline={pipeline}", "--set", "export.format=miq", "-q"]
+            if preset == "smoothquant":
+                arguments += ["--set", "recipe.grid.symmetric=true"]
+            with self.subTest(preset=preset):
+                name = preset.strip("[]").replace(", ", "+")
+                one, two = self.folder / f"{name}-1", self.folder / f"{name}-2"
+                result = miq(*arguments, "--output", one)
+                self.assertEqual(result.returncode, 0, result.stderr)
+                ended = Ranks(*[[*arguments, "--output", two]] * 2).wait()
+                self.assertEqual([status for status, _, _ in ended], [0, 0], ended)
+                a, b = (json.loads((folder / "results.json").read_text()) for folder in (one, two))
+                self.assertEqual(b["miq"]["ranks"], 2)
+                self.assertAlmostEqual(a["perplexity"][0]["value"], b["perplexity"][0]["value"], delta=1e-3 * a["perplexity"][0]["value"])
+                self.assertEqual(a["perplexity"][0]["baseline"], b["perplexity"][0]["baseline"])
+                self.assertEqual([layer["name"] for layer in a["quantization"]["layers"]], [layer["name"] for layer in b["quantization"]["layers"]])
+                for x, y in zip(a["quantization"]["layers"], b["quantization"]["layers"]):
+                    self.assertAlmostEqual(x["relative_error"], y["relative_error"], delta=0.05 * x["relative_error"])
+                self.assertEqual(sorted(path.name for path in (one / "model").iterdir()), sorted(path.name for path in (two / "model").iterdir()))
+                if preset == "rtn":  # needs no data
+                    self.assertEqual((one / "model/model.safetensors").read_bytes(), (two / "model/model.safetensors").read_bytes())
+
+    def test_after_a_lost_rank_the_run_goes_on(self):
+        arguments = ["run", "--config", CONFIG, "--set", "export.format=gptq", "--tasks", self.task, "-q"]
+        whole, broken = self.folder / "whole", self.folder / "broken"
+        self.assertEqual([status for status, _, _ in Ranks(*[[*arguments, "--output", whole]] * 2).wait()], [0, 0])
+        for block in (0, 2):
+            ranks = Ranks(*[[*arguments, "--output", broken]] * 2)
+            file = broken / f"resume/blocks/block-{block}.safetensors"
+            while not file.exists() and ranks.processes[1].poll() is None:
+                time.sleep(0.002)
+            ranks.processes[1].kill()
+            ended = ranks.wait()
+            self.assertEqual(ended[0][0], 4, ended)
+            self.assertIn("rank 1 is lost", ended[0][2])
+            self.assertFalse((broken / "results.json").exists())
+        self.assertTrue(file.exists())
+        self.assertEqual([status for status, _, _ in Ranks(*[[*arguments, "--output", broken]] * 2).wait()], [0, 0])
+        for path in sorted((whole / "model").iterdir()) + sorted((whole / "tasks").iterdir()):
+            self.assertEqual(path.read_bytes(), (broken / path.relative_to(whole)).read_bytes(), path)
 
     @unittest.skipUnless(TORCHRUN, "no torchrun")
     def test_torchrun_starts_again_after_a_failure_and_a_script_runs_two_commands(self):
@@ -193,7 +240,7 @@ class Distributed(unittest.TestCase):
         self.assertEqual([status for status, _, _ in ended], [4, 4], ended)
 
     def test_other_commands_run_alone(self):
-        for command in (("quantize", "--config", CONFIG), ("run", "--config", CONFIG), ("generate", "--model", TINY, "--prompt", "a"), ("serve", "--model", TINY)):
+        for command in (("sweep", "--config", CONFIG), ("generate", "--model", TINY, "--prompt", "a"), ("serve", "--model", TINY)):
             ended = Ranks([*command, *(["--output", self.folder / "run"] if "--config" in command else [])], command).wait()
             for status, out, text in ended:
                 self.assertEqual((status, out), (3, ""), (command, text))
