@@ -98,7 +98,7 @@ TEST_F(Description, TheExampleIsQuantizedAndReadBack) {
   config.model.path = custom().string();
   config.model.architecture = kExample;
   config.output = (folder_.path() / "run").string();
-  run_job(config, JobMode::quantize);
+  run_job(config, JobMode::quantize, {.overwrite = true});
   const at::Tensor wanted = logits_of(original(), "auto"), got = logits_of(folder_.path() / "run/model", kExample);
   const double error = (got - wanted).norm().item<double>() / wanted.norm().item<double>();
   EXPECT_LT(error, 0.04);

@@ -28,7 +28,7 @@ fs::path quantize(const fs::path& model, const fs::path& output, const std::stri
   JobConfig config = read_job_config(ConfigSource::from_text("{recipe: " + recipe + ", export: {}}", "test.yaml"));
   config.model.path = model.string();
   config.output = output.string();
-  run_job(config, JobMode::quantize);
+  run_job(config, JobMode::quantize, {.overwrite = true});
   return output / "model";
 }
 

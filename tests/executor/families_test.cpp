@@ -56,7 +56,7 @@ class Families : public testing::TestWithParam<std::string> {
                             (folder_.path() / "calibration.st").string() + "}");
     config.model.path = folder_.path().string();
     config.output = (folder_.path() / "run").string();
-    results_ = run_job(config, JobMode::quantize);
+    results_ = run_job(config, JobMode::quantize, {.overwrite = true});
     return folder_.path() / "run/model";
   }
   test::TempFolder folder_;
@@ -78,7 +78,7 @@ TEST_P(Families, EveryPresetIsWrittenAndReadBack) {
       continue;
     }
     const bool experts = GetParam() == "mixtral" || GetParam() == "qwen3_moe";  // a token that changes its expert moves logits
-    const double limit = (preset == "fp8" || preset == "spqr" ? 0.18 : 0.04) * (experts ? 2.5 : 1);
+    const double limit = (preset == "fp8" || preset == "spqr" ? 0.18 : 0.05) * (experts ? 2.5 : 1);
     const double error = distance(logits_of(quantize(recipe_of(preset))), wanted);
     EXPECT_LT(error, limit);
     EXPECT_GT(error, 1e-5) << "nothing was rounded";

@@ -92,7 +92,7 @@ class FormatExport : public testing::TestWithParam<Case> {
 TEST_P(FormatExport, ReloadsAsItWasInMemory) {
   const Case& c = GetParam();
   const JobConfig job = config(c.recipe, c.format, c.variant);
-  run_job(job, JobMode::quantize);
+  run_job(job, JobMode::quantize, {.overwrite = true});
   const at::Tensor written = logits_of(exported()), memory = logits_in_memory(job);
   EXPECT_LT((written - memory).abs().max().item<double>(), 2e-4 * memory.abs().max().item<double>());
   const at::Tensor original = logits_of(kTiny);
@@ -150,14 +150,14 @@ TEST_F(FormatExport, WhatCannotBeHeldIsRefusedByThePlan) {
       EXPECT_EQ(error.kind(), ErrorKind::unsupported);
       EXPECT_THAT(error.message() + error.fix(), HasSubstr("miq"));
     }
-    EXPECT_THROW(run_job(config(c.recipe, c.format), JobMode::quantize), Error);
+    EXPECT_THROW(run_job(config(c.recipe, c.format), JobMode::quantize, {.overwrite = true}), Error);
     EXPECT_FALSE(fs::exists(exported()));
   }
   EXPECT_THROW(describe_plan(config("{preset: rtn}", "gptqq")), Error);
 }
 
 TEST_F(FormatExport, ConversionsKeepTheCodes) {
-  run_job(config("{preset: gptq, grid: {bits: 4, symmetric: true, group_size: 32}}", "gptq"), JobMode::quantize);
+  run_job(config("{preset: gptq, grid: {bits: 4, symmetric: true, group_size: 32}}", "gptq"), JobMode::quantize, {.overwrite = true});
   const at::Tensor wanted = logits_of(exported());
   fs::path from = exported();
   for (const char* to : {"miq", "compressed-tensors", "awq", "gptq"}) {
@@ -188,13 +188,13 @@ TEST_F(FormatExport, ConversionsKeepTheCodes) {
 TEST_F(FormatExport, AllocatedBitsAreChecked) {
   const std::string recipe = "{preset: rtn, grid: {bits: 4, group_size: 32}, allocate: {bits: 3, choices: '2,4'}}";
   try {
-    run_job(config(recipe, "awq"), JobMode::quantize);
+    run_job(config(recipe, "awq"), JobMode::quantize, {.overwrite = true});
     ADD_FAILURE() << "2 bits as AWQ";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::unsupported) << error.what();
   }
   EXPECT_FALSE(fs::exists(exported()));
-  run_job(config(recipe, "miq"), JobMode::quantize);
+  run_job(config(recipe, "miq"), JobMode::quantize, {.overwrite = true});
   EXPECT_TRUE(verify(exported())["problems"].empty());
 }
 
@@ -205,7 +205,7 @@ TEST_F(FormatExport, RoutersAreDeclaredFloat) {
   for (const char* format : {"compressed-tensors", "gptq"}) {
     JobConfig job = config("{preset: rtn, grid: {bits: 4, symmetric: true, group_size: 32}}", format);
     job.model.path = moe.string();
-    run_job(job, JobMode::quantize);
+    run_job(job, JobMode::quantize, {.overwrite = true});
     const auto quantization = nlohmann::json::parse(read_file(exported() / "config.json")).at("quantization_config");
     EXPECT_THAT(quantization.dump(), HasSubstr("block_sparse_moe")) << format;
     EXPECT_TRUE(verify(exported())["problems"].empty());
@@ -213,7 +213,7 @@ TEST_F(FormatExport, RoutersAreDeclaredFloat) {
 }
 
 TEST_F(FormatExport, VerifyFindsWhatWasChanged) {
-  run_job(config("{preset: rtn, grid: {bits: 4, symmetric: true, group_size: 32}}", "gptq"), JobMode::quantize);
+  run_job(config("{preset: rtn, grid: {bits: 4, symmetric: true, group_size: 32}}", "gptq"), JobMode::quantize, {.overwrite = true});
   const auto good = verify(exported(), kTiny);
   EXPECT_TRUE(good["problems"].empty()) << good["problems"];
   EXPECT_GT(good["against"]["kl"].get<double>(), 0);
@@ -229,12 +229,12 @@ TEST_F(FormatExport, VerifyFindsWhatWasChanged) {
 }
 
 TEST_F(FormatExport, AQuantizedModelIsQuantizedAgain) {
-  run_job(config("{preset: rtn, grid: {bits: 8, symmetric: true, group_size: 32}}", "gptq"), JobMode::quantize);
+  run_job(config("{preset: rtn, grid: {bits: 8, symmetric: true, group_size: 32}}", "gptq"), JobMode::quantize, {.overwrite = true});
   const fs::path eight = folder_.path() / "eight";
   fs::rename(exported(), eight);
   JobConfig job = config("{preset: rtn, grid: {bits: 4, group_size: 32}}", "dequantized");
   job.model.path = eight.string();
-  run_job(job, JobMode::quantize);
+  run_job(job, JobMode::quantize, {.overwrite = true});
   const auto config_json = nlohmann::json::parse(read_file(exported() / "config.json"));
   EXPECT_FALSE(config_json.contains("quantization_config"));
   EXPECT_FALSE(fs::exists(exported() / "quantize_config.json"));

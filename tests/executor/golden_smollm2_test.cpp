@@ -26,7 +26,7 @@ class GoldenSmolLm2 : public testing::Test {
     source.set("data_dir=" + (test::golden_dir() / ".." / "data").string());
     source.set("calibration.ids=" + (test::golden_dir() / "smollm2" / "calib_32x512.safetensors").string());
     for (const std::string& setting : settings) source.set(setting);
-    return run_job(read_job_config(source), mode)["perplexity"][0]["value"].get<double>();
+    return run_job(read_job_config(source), mode, {.overwrite = true})["perplexity"][0]["value"].get<double>();
   }
 };
 

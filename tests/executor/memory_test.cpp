@@ -87,7 +87,7 @@ TEST(MemoryOfAJob, WhatCannotBeKeptIsRefused) {
   JobConfig config = read("recipe: {preset: gptq, grid: {group_size: 32}}\npipeline: {memory: 16MiB}\ncalibration: {ids: " + (folder.path() / "ids.st").string() + "}");
   config.model.path = folder.path().string();
   try {
-    run_job(config, JobMode::quantize);
+    run_job(config, JobMode::quantize, {.overwrite = true});
     FAIL() << "no error";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::config);
@@ -95,7 +95,7 @@ TEST(MemoryOfAJob, WhatCannotBeKeptIsRefused) {
     EXPECT_THAT(error.what(), HasSubstr("16.0 MiB"));
   }
   config.pipeline.memory = std::int64_t{1} << 30;
-  const nlohmann::ordered_json done = run_job(config, JobMode::quantize);
+  const nlohmann::ordered_json done = run_job(config, JobMode::quantize, {.overwrite = true});
   EXPECT_GT(done.at("quantization").at("peak_anonymous_bytes").get<std::int64_t>(), 0);
 }
 

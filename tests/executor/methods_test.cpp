@@ -120,14 +120,14 @@ evaluation: {baseline: false, perplexity: [{corpus: )" + (folder.path() / "text.
   std::ofstream(folder.path() / "text.txt") << text;
   config.model.path = kTiny;
   config.output = (folder.path() / "run").string();
-  const nlohmann::ordered_json done = run_job(config, JobMode::run);
+  const nlohmann::ordered_json done = run_job(config, JobMode::run, {.overwrite = true});
   std::set<std::string> presets;
   for (const auto& layer : done.at("quantization").at("layers")) presets.insert(layer.at("preset"));
   EXPECT_EQ(presets, (std::set<std::string>{"rtn", "spqr", "awq+gptq"}));
   JobConfig again = config;
   again.model.path = (folder.path() / "run" / "model").string();
   again.output.clear();
-  const nlohmann::ordered_json reloaded = run_job(again, JobMode::evaluate);
+  const nlohmann::ordered_json reloaded = run_job(again, JobMode::evaluate, {.overwrite = true});
   const double in_memory = done.at("perplexity")[0].at("value"), from_disk = reloaded.at("perplexity")[0].at("value");
   EXPECT_NEAR(from_disk / in_memory, 1, 3e-3);  // the checkpoint is bfloat16
 }
@@ -137,7 +137,7 @@ TEST(Rotation, ExportUntiesTheHead) {
   JobConfig config = read("recipe: {preset: quarot+rtn, grid: {bits: 8, group_size: 32}}\nexport: {}\n");
   config.model.path = kTiny;
   config.output = folder.path().string();
-  run_job(config, JobMode::quantize);
+  run_job(config, JobMode::quantize, {.overwrite = true});
   const c10::InferenceMode inference;
   model::LanguageModel model = model::LanguageModel::open(folder.path() / "model", "auto", at::kFloat, at::kCPU);
   EXPECT_FALSE(model.architecture().tie_word_embeddings);
@@ -204,7 +204,7 @@ TEST(Allocation, KeepsItsBudgetInAJob) {
   std::ofstream(folder.path() / "text.txt") << text;
   JobConfig config = read("recipe: {preset: gptq, grid: {group_size: 32}, allocate: {bits: 3.5}}\ncalibration: {seqlen: 64, samples: 4, dataset: " + (folder.path() / "text.txt").string() + "}");
   config.model.path = kTiny;
-  const nlohmann::ordered_json done = run_job(config, JobMode::quantize);
+  const nlohmann::ordered_json done = run_job(config, JobMode::quantize, {.overwrite = true});
   double bits = 0, weights = 0;
   std::set<int> used;
   for (const auto& layer : done.at("quantization").at("layers")) used.insert(layer.at("bits").get<int>());

@@ -90,7 +90,7 @@ class TaskJob : public testing::Test {
     if (!output.empty()) config.output = path(output);
     return config;
   }
-  Json evaluate(const std::vector<std::string>& items, const std::string& output = "", const std::string& more = "") const { return run_job(config(items, output, more), JobMode::evaluate); }
+  Json evaluate(const std::vector<std::string>& items, const std::string& output = "", const std::string& more = "") const { return run_job(config(items, output, more), JobMode::evaluate, {.overwrite = true}); }
   std::vector<Json> lines(const std::string& name) const {
     std::vector<Json> lines;
     std::ifstream file(folder_.path() / name);
@@ -189,7 +189,7 @@ TEST_F(TaskJob, SubjectsAndCategoriesHaveTables) {
 }
 
 TEST_F(TaskJob, RunComparesWithTheUnquantizedModel) {
-  const Json results = run_job(config({"quiz.yaml", "sums.yaml", "rolling.yaml", "windows.yaml", "exam.yaml"}, "out"), JobMode::run);
+  const Json results = run_job(config({"quiz.yaml", "sums.yaml", "rolling.yaml", "windows.yaml", "exam.yaml"}, "out"), JobMode::run, {.overwrite = true});
   EXPECT_THAT(keys_of(results), ElementsAre("miq", "config", "model", "quantization", "perplexity", "tasks", "events"));
   for (const Json& task : results["tasks"]) {
     SCOPED_TRACE(task["task"].get<std::string>());
@@ -232,7 +232,7 @@ TEST_F(TaskJob, RunComparesWithTheUnquantizedModel) {
 TEST_F(TaskJob, AgainstAnEarlierRunIsTheBaselinesComparison) {
   const std::vector<std::string> items = {"quiz.yaml, shots: 2", "sums.yaml", "exam.yaml"};
   evaluate({"exam.yaml", "sums.yaml", "quiz.yaml", "quiz.yaml, shots: 2"}, "float");  // other names and order of records
-  const Json both = run_job(config(items, "both"), JobMode::run), against = run_job(config(items, "against", ", against: " + path("float")), JobMode::run);
+  const Json both = run_job(config(items, "both"), JobMode::run), against = run_job(config(items, "against", ", against: " + path("float")), JobMode::run, {.overwrite = true});
   ASSERT_EQ(against["tasks"].size(), 3u);
   for (size_t t = 0; t < 3; ++t) {
     for (const auto& [name, metric] : both["tasks"][t]["metrics"].items()) EXPECT_EQ(against["tasks"][t]["metrics"][name], metric) << name;
@@ -302,7 +302,7 @@ TEST_F(TaskJob, WhatTakesNoShotsIsAskedOnce) {
 }
 
 TEST_F(TaskJob, TasksOfAGroupAreOneSet) {
-  const Json results = run_job(config({"round1.yaml", "quiz.yaml", "round2.yaml"}), JobMode::run);
+  const Json results = run_job(config({"round1.yaml", "quiz.yaml", "round2.yaml"}), JobMode::run, {.overwrite = true});
   ASSERT_EQ(results["groups"].size(), 1u);
   const Json& group = results["groups"][0];
   EXPECT_EQ(group["group"], "rounds");
@@ -319,7 +319,7 @@ TEST_F(TaskJob, TasksOfAGroupAreOneSet) {
 
 TEST_F(TaskJob, TheBatchDoesNotMatter) {
   const std::vector<std::string> items = {"quiz.yaml, shots: 2", "fill.yaml", "letters.yaml", "sums.yaml", "rolling.yaml", "windows.yaml"};
-  const auto run = [&](const std::string& output, const std::string& tokens) { return run_job(config(items, output, ", batch_tokens: " + tokens), JobMode::run); };
+  const auto run = [&](const std::string& output, const std::string& tokens) { return run_job(config(items, output, ", batch_tokens: " + tokens), JobMode::run, {.overwrite = true}); };
   const Json usual = run("usual", "0");  // of the quantized model, whose kernels differ more
   for (const char* tokens : {"1", "8", "100"}) {
     const Json other = run("other", tokens);
@@ -344,7 +344,7 @@ TEST_F(TaskJob, MemoryDoesNotMatter) {
   JobConfig tight = config(items, "tight");
   tight.pipeline.memory = 1 << 20;  // blocks are read one by one, texts go through in parts
   const Json usual = evaluate(items, "usual");
-  run_job(tight, JobMode::evaluate);
+  run_job(tight, JobMode::evaluate, {.overwrite = true});
   for (const Json& task : usual["tasks"]) EXPECT_EQ(read_file(path("tight/" + task["records"].get<std::string>())), read_file(path("usual/" + task["records"].get<std::string>())));
 }
 
@@ -352,7 +352,7 @@ TEST_F(TaskJob, WithoutAnOutputNothingIsWritten) {
   const std::set<std::string> before = files_in(folder_.path());
   std::set<std::string> here_before, here_after;
   for (const auto& entry : fs::directory_iterator(fs::current_path())) here_before.insert(entry.path().filename());
-  const Json results = run_job(config({"quiz.yaml", "exam.yaml"}), JobMode::run);
+  const Json results = run_job(config({"quiz.yaml", "exam.yaml"}), JobMode::run, {.overwrite = true});
   for (const auto& entry : fs::directory_iterator(fs::current_path())) here_after.insert(entry.path().filename());
   EXPECT_EQ(files_in(folder_.path()), before);
   EXPECT_EQ(here_before, here_after);
@@ -362,7 +362,7 @@ TEST_F(TaskJob, WithoutAnOutputNothingIsWritten) {
 
 TEST_F(TaskJob, MissingDataAreToldBeforeAnyWork) {
   const auto told = [&](const std::string& tasks, ErrorKind kind) {
-    const std::string text = fault(kind, [&] { run_job(read("evaluation: {tasks: [" + tasks + "]}", "out"), JobMode::run); });
+    const std::string text = fault(kind, [&] { run_job(read("evaluation: {tasks: [" + tasks + "]}", "out"), JobMode::run, {.overwrite = true}); });
     EXPECT_EQ(files_in(path("out")), std::set<std::string>{"miq.log"});
     return text;
   };
@@ -376,14 +376,14 @@ TEST_F(TaskJob, MissingDataAreToldBeforeAnyWork) {
 TEST_F(TaskJob, PlanAndQuantizeDoNotReadTheTasks) {
   const JobConfig job = read("evaluation: {tasks: [hellaswag, standard]}");
   EXPECT_EQ(describe_plan(job)["layers"].size(), 28u);
-  const Json results = run_job(job, JobMode::quantize);
+  const Json results = run_job(job, JobMode::quantize, {.overwrite = true});
   EXPECT_EQ(results["tasks"], Json::array());
   EXPECT_EQ(results["quantization"]["layers"].size(), 28u);
   EXPECT_FALSE(format_report(results).empty());
 }
 
 TEST_F(TaskJob, UnknownGoldLeavesTheAnswersToCompare) {
-  const Json results = run_job(config({"blind.yaml", "quiz.yaml"}, "out"), JobMode::run);
+  const Json results = run_job(config({"blind.yaml", "quiz.yaml"}, "out"), JobMode::run, {.overwrite = true});
   const Json& task = results["tasks"][0];
   EXPECT_TRUE(task["metrics"]["acc"]["value"].is_null() && task["metrics"]["acc"]["p_value"].is_null());
   EXPECT_EQ(task["metrics"]["acc"]["left_out"], 12);
@@ -401,7 +401,7 @@ TEST_F(TaskJob, CalibratesOnATask) {
   job.calibration.split = "test";
   job.calibration.subjects = "North";
   job.calibration.per_subject = 3;
-  const Json results = run_job(job, JobMode::run);
+  const Json results = run_job(job, JobMode::run, {.overwrite = true});
   EXPECT_EQ(results["config"]["calibration"]["subjects"], "North");
   EXPECT_GT(results["quantization"]["layers"][0]["loss"], 0);
   EXPECT_TRUE(results["tasks"][0]["metrics"]["acc"]["baseline"].is_number());

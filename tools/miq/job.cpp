@@ -27,13 +27,13 @@ void add_job_command(CLI::App& program, const std::string& name, const std::stri
   add_examples(*command, examples);
   command->callback([options, mode] {
     set_verbosity(options->common.verbosity());
+    if (!options->dry_run) process_group::start();
     const executor::JobConfig config = read_job(*options);
     if (config.sweeps) throw Error(ErrorKind::config, "the configuration describes a sweep", options->config, "run it with miq sweep, or leave sweep out");
     if (options->dry_run) {
       const nlohmann::ordered_json job = executor::dry_run(config, mode, {options->overwrite});
       return print(options->common.json ? to_text(job) : executor::format_dry_run(job));
     }
-    process_group::start();
     const nlohmann::ordered_json results = executor::run_job(config, mode, {options->overwrite});
     const bool tells = process_group::rank() == 0;
     if (tells) print(options->common.json ? to_text(results) : executor::format_report(results));
