@@ -5,11 +5,13 @@
 #include <ATen/Version.h>
 
 #include <charconv>
+#include <cstdlib>
 #include <fstream>
 #include <set>
 #include <sstream>
 
 #include "miq/core/error.h"
+#include "miq/core/process_group.h"
 
 namespace miq {
 namespace {
@@ -34,7 +36,7 @@ const std::set<std::string>& cpu_flags() {
 
 at::Device parse_device(const std::string& name) {
   if (name == "cpu") return at::kCPU;
-  if (name == "auto") return at::hasCUDA() ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  if (name == "auto") return at::hasCUDA() ? parse_device("cuda") : at::Device(at::kCPU);
   int index = 0;
   bool known = name == "cuda";
   if (name.rfind("cuda:", 0) == 0) {
@@ -44,6 +46,12 @@ at::Device parse_device(const std::string& name) {
   }
   if (!known) throw Error(ErrorKind::config, "unknown device '" + name + "'", "device", "use cpu, cuda, cuda:N or auto");
   const int count = at::hasCUDA() ? static_cast<int>(at::globalContext().hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0) : 0;
+  // Each rank of a machine takes a GPU of its own, unless the launcher shows each its own alone.
+  const bool shown_one = count == 1 && (std::getenv("CUDA_VISIBLE_DEVICES") != nullptr || std::getenv("ROCR_VISIBLE_DEVICES") != nullptr || std::getenv("HIP_VISIBLE_DEVICES") != nullptr);
+  if (name == "cuda" && !shown_one) index = process_group::local_rank();
+  if (index >= count && count > 0 && name == "cuda")
+    throw Error(ErrorKind::unsupported, "rank " + std::to_string(process_group::rank()) + " is number " + std::to_string(index + 1) + " on its machine, which has " + std::to_string(count) + " GPUs", "device",
+                "start no more ranks on a machine than it has GPUs, or use device: cpu");
   if (index >= count) {
     throw Error(ErrorKind::unsupported,
                 count == 0 ? "this LibTorch sees no GPU" : "there are only " + std::to_string(count) + " GPUs",

@@ -31,9 +31,21 @@ spdlog::logger& logger() {
   return *instance;
 }
 
+int log_rank = 0;
+
 }  // namespace
 
+void set_log_rank(int rank) {
+  log_rank = rank;
+  if (rank == 0) return;
+  logger().sinks().front()->set_pattern("%^" + log_prefix() + "%v%$");
+  set_verbosity(0);
+}
+
+std::string log_prefix() { return log_rank > 0 ? "[rank " + std::to_string(log_rank) + "] " : ""; }
+
 void set_verbosity(int verbosity) {
+  if (log_rank > 0) verbosity = 0;
   const auto level = verbosity <= 0 ? spdlog::level::warn : verbosity == 1 ? spdlog::level::info : spdlog::level::debug;
   logger().sinks().front()->set_level(level);
 }

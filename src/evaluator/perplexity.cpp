@@ -2,25 +2,27 @@
 
 #include <chrono>
 #include <cmath>
+#include <cstring>
 
 #include "limits.h"
 #include "miq/core/error.h"
+#include "miq/core/process_group.h"
 #include "miq/core/progress.h"
 
 namespace miq::evaluator {
 namespace {
 
-using SeeLogits = std::function<void(const at::Tensor& logits_RV)>;
+using SeeLogits = std::function<void(const at::Tensor& logits_RV, std::int64_t row)>;
 
-// Sum of -log p(next token) over one window: hidden [T, H], ids [T].
-double window_loss(const model::LanguageModel& model, const at::Tensor& hidden_TH, const at::Tensor& ids_T, const SeeLogits& see) {
+// Sum of -log p(next token) over one window: hidden [T, H], ids [T]. `row`: its first prediction among all of the text.
+double window_loss(const model::LanguageModel& model, const at::Tensor& hidden_TH, const at::Tensor& ids_T, std::int64_t row, const SeeLogits& see) {
   const std::int64_t targets = ids_T.size(0) - 1;
   const std::int64_t at_once = logit_rows(model);
   double loss = 0;
   for (std::int64_t begin = 0; begin < targets; begin += at_once) {
     const std::int64_t rows = std::min(at_once, targets - begin);
     const at::Tensor logits = model.logits(hidden_TH.narrow(0, begin, rows));
-    if (see) see(logits);
+    if (see) see(logits, row + begin);
     const at::Tensor next = ids_T.narrow(0, begin + 1, rows).to(logits.device());
     const at::Tensor chosen = logits.gather(1, next.unsqueeze(1)).squeeze(1);
     loss += (logits.logsumexp(1) - chosen).sum(at::kDouble).item<double>();
@@ -30,15 +32,18 @@ double window_loss(const model::LanguageModel& model, const at::Tensor& hidden_T
 
 struct Window {
   std::int64_t begin, length;
+  std::int64_t row;  // predictions in the windows before it
 };
 
 std::vector<Window> cut_windows(std::int64_t tokens, const PerplexityConfig& config) {
   std::vector<Window> windows;
+  std::int64_t row = 0;
   for (std::int64_t at = 0; at < tokens; at += config.seqlen) {
     const std::int64_t length = std::min(config.seqlen, tokens - at);
     // A window of one token has nothing to predict.
     if (length < (config.protocol == Protocol::gptq ? config.seqlen : 2)) break;
-    windows.push_back({at, length});
+    windows.push_back({at, length, row});
+    row += length - 1;
     if (config.windows > 0 && static_cast<std::int64_t>(windows.size()) == config.windows) break;
   }
   return windows;
@@ -74,12 +79,23 @@ std::vector<double> mean_losses(model::LanguageModel& model, const at::Tensor& i
   for (Batch& batch : batches) {
     for (size_t w = batch.begin; w < batch.end; ++w) {
       const at::Tensor tokens = ids.narrow(0, windows[w].begin, windows[w].length);
-      const double loss = window_loss(model, batch.hidden[static_cast<std::int64_t>(w - batch.begin)], tokens, see);
+      const double loss = window_loss(model, batch.hidden[static_cast<std::int64_t>(w - batch.begin)], tokens, windows[w].row, see);
       losses.push_back(loss / static_cast<double>(windows[w].length - 1));
     }
     batch.hidden = at::Tensor();
   }
   progress.advance();
+  return losses;
+}
+
+// Of all ranks, in the order of the text: summed so, the figure is that of one process to the bit.
+std::vector<double> all_losses(const std::vector<double>& own) {
+  std::vector<double> losses;
+  for (const std::string& part : process_group::all_gather(std::string(reinterpret_cast<const char*>(own.data()), own.size() * sizeof(double)))) {
+    const size_t before = losses.size();
+    losses.resize(before + part.size() / sizeof(double));
+    std::memcpy(losses.data() + before, part.data(), part.size());
+  }
   return losses;
 }
 
@@ -97,22 +113,24 @@ Perplexity perplexity(model::LanguageModel& model, const at::Tensor& ids, const 
   const auto start = std::chrono::steady_clock::now();
   num_windows(ids.size(0), config);  // there is one
   const std::vector<Window> windows = cut_windows(ids.size(0), config);
-  // As many windows at a time as their residual streams fit into hidden_bytes().
+  // This rank's windows, as many at a time as their residual streams fit into hidden_bytes().
+  const auto own = process_group::own_part(static_cast<std::int64_t>(windows.size()));
   const std::int64_t window_bytes = config.seqlen * model.architecture().hidden_size * 4;
-  const auto group = static_cast<size_t>(std::max<std::int64_t>(1, hidden_bytes(model) / window_bytes));
-  const auto groups = static_cast<std::int64_t>((windows.size() + group - 1) / group);
-  Progress progress("perplexity " + config.corpus, groups * (model.architecture().num_layers + 1), "block");
+  const std::int64_t group = std::max<std::int64_t>(1, hidden_bytes(model) / window_bytes);
+  Progress progress("perplexity " + config.corpus, (own.second - own.first + group - 1) / group * (model.architecture().num_layers + 1), "block");
+  std::vector<double> losses;
+  for (std::int64_t begin = own.first; begin < own.second; begin += group) {
+    const std::vector<Window> part(windows.begin() + begin, windows.begin() + std::min(begin + group, own.second));
+    const std::vector<double> found = mean_losses(model, ids, part, see, progress);
+    losses.insert(losses.end(), found.begin(), found.end());
+  }
+  losses = all_losses(losses);
   Perplexity result;
   double loss_sum = 0, weight_sum = 0;
-  for (size_t begin = 0; begin < windows.size(); begin += group) {
-    const std::vector<Window> part(windows.begin() + static_cast<std::ptrdiff_t>(begin),
-                                   windows.begin() + static_cast<std::ptrdiff_t>(std::min(begin + group, windows.size())));
-    const std::vector<double> losses = mean_losses(model, ids, part, see, progress);
-    for (size_t w = 0; w < part.size(); ++w) {
-      loss_sum += losses[w] * static_cast<double>(part[w].length);
-      weight_sum += static_cast<double>(part[w].length);
-      result.tokens += part[w].length - 1;
-    }
+  for (size_t w = 0; w < windows.size(); ++w) {
+    loss_sum += losses[w] * static_cast<double>(windows[w].length);
+    weight_sum += static_cast<double>(windows[w].length);
+    result.tokens += windows[w].length - 1;
   }
   result.value = std::exp(loss_sum / weight_sum);
   result.windows = static_cast<std::int64_t>(windows.size());

@@ -140,13 +140,14 @@ void write_records(const std::filesystem::path& path, const std::vector<Record>&
   write_file_atomically(path, lines);
 }
 
-std::vector<Record> read_records(const std::filesystem::path& path) {
-  const std::string content = read_file(path);
+std::vector<Record> read_records(const std::filesystem::path& path) { return records_from_text(read_file(path), path.string()); }
+
+std::vector<Record> records_from_text(const std::string& content, const std::string& name) {
   std::vector<Record> records;
   std::int64_t line_number = 0;
   for (size_t at = 0; at < content.size();) {
     const size_t end = std::min(content.find('\n', at), content.size());
-    const std::string line = content.substr(at, end - at), where = path.string() + ":" + std::to_string(++line_number);
+    const std::string line = content.substr(at, end - at), where = name + ":" + std::to_string(++line_number);
     at = end + 1;
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     records.push_back(record_from_json(parse_json(line, where), where));

@@ -6,8 +6,10 @@
 #include "metric_table.h"
 #include "miq/core/error.h"
 #include "miq/core/log.h"
+#include "miq/core/process_group.h"
 #include "miq/evaluator/perplexity.h"
 #include "miq/evaluator/scorer.h"
+#include "spread.h"
 
 namespace miq::evaluator {
 namespace {
@@ -16,13 +18,13 @@ using dataset::Shape;
 using dataset::TaskDocument;
 using Ids = std::vector<std::int64_t>;
 
-// What asking needs, and the documents in one row.
+// What asking needs, and the documents in one row: this rank's, and those of all.
 struct Run {
   model::LanguageModel& model;
   const dataset::Tokenizer& tokenizer;
   const dataset::Task& task;
   const TaskRunOptions& options;
-  std::vector<const TaskDocument*> documents;
+  std::vector<const TaskDocument*> documents, all_documents;
   std::int64_t max_length;
   ScoreOptions score_options;
 };
@@ -86,6 +88,8 @@ std::vector<Answer> read_letters(const Run& run) {
     texts.push_back(encode_context(run.tokenizer, document->requests.at(0).context));
     if (texts.back().empty()) refuse(run, *document, "the prompt has no token", "mend the row, or the prompt");
     cut += cut_left(texts.back(), run.max_length);
+  }
+  for (const TaskDocument* const document : run.all_documents)  // the same product of the head on every rank
     for (const std::string& choice : document->choices) {
       if (ids.count(choice) > 0) continue;
       const Ids encoded = run.tokenizer.encode(choice, /*special=*/true);
@@ -93,7 +97,6 @@ std::vector<Answer> read_letters(const Run& run) {
       ids[choice] = encoded.back();
       if (column_of.try_emplace(encoded.back(), static_cast<std::int64_t>(wanted.size())).second) wanted.push_back(encoded.back());
     }
-  }
   tell_cut(run, cut, texts.size(), run.max_length);
   const at::Tensor logits = next_logits(run.model, texts, wanted, run.score_options);
   for (size_t d = 0; d < answers.size(); ++d)
@@ -216,19 +219,31 @@ void check_metrics(const dataset::Task& task, const std::vector<dataset::TaskSub
 
 std::vector<Record> run_task(model::LanguageModel& model, const dataset::Tokenizer& tokenizer, const dataset::Task& task,
                              const std::vector<dataset::TaskSubject>& subjects, const TaskRunOptions& options) {
-  Run run{model, tokenizer, task, options, {}, model.architecture().max_position_embeddings, {}};
+  Run run{model, tokenizer, task, options, {}, {}, model.architecture().max_position_embeddings, {}};
   run.score_options.batch_tokens = options.batch_tokens;
   run.score_options.label = task.name;
   for (const dataset::TaskSubject& subject : subjects)
-    for (const TaskDocument& document : subject.documents) run.documents.push_back(&document);
-  std::vector<Answer> answers;
-  switch (task.shape) {
-    case Shape::choice:
-    case Shape::context_choice: answers = choose(run); break;
-    case Shape::letter_logits: answers = read_letters(run); break;
-    case Shape::generate: answers = write_texts(run); break;
-    case Shape::perplexity: answers = task.rolling ? roll(run) : read_windows(run); break;
+    for (const TaskDocument& document : subject.documents) run.all_documents.push_back(&document);
+  check_same_documents(task.name, run.all_documents);
+  const bool windows = task.shape == Shape::perplexity && !task.rolling;  // perplexity() spreads them itself
+  run.documents = run.all_documents;
+  if (process_group::world_size() > 1 && !windows) {
+    const std::vector<size_t> cuts = spread(run.all_documents, tokenizer, task.shape == Shape::generate ? task.max_new_tokens : 0, process_group::world_size());
+    const auto part = static_cast<size_t>(process_group::rank());
+    const auto begin = run.all_documents.begin();
+    run.documents.assign(begin + static_cast<std::ptrdiff_t>(cuts[part]), begin + static_cast<std::ptrdiff_t>(cuts[part + 1]));
   }
+  std::vector<Answer> answers;
+  if (!run.documents.empty()) {
+    switch (task.shape) {
+      case Shape::choice:
+      case Shape::context_choice: answers = choose(run); break;
+      case Shape::letter_logits: answers = read_letters(run); break;
+      case Shape::generate: answers = write_texts(run); break;
+      case Shape::perplexity: answers = windows ? read_windows(run) : roll(run); break;
+    }
+  }
+  if (process_group::world_size() > 1 && !windows) answers = gather_answers(answers);
   std::vector<Record> records;
   for (const dataset::TaskSubject& subject : subjects)
     for (const TaskDocument& document : subject.documents) records.push_back(score_document(task, subject, document, answers[records.size()]));

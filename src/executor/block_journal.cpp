@@ -116,9 +116,7 @@ class Reader {
   const std::string& where_;
 };
 
-}  // namespace
-
-std::map<std::string, at::Tensor> to_tensors(const SolvedBlock& block) {
+Tensors to_tensors(const SolvedBlock& block) {
   Tensors tensors;
   Json record = {{"linears", Json::object()}, {"divisors", Json::array()}, {"seconds", block.effort.seconds}, {"cpu_seconds", block.effort.cpu_seconds}, {"seconds_by_phase", block.effort.seconds_by_phase}};
   for (const auto& [name, linear] : block.linears) record["linears"][name] = put_linear(name + ".", *linear, tensors);
@@ -133,7 +131,7 @@ std::map<std::string, at::Tensor> to_tensors(const SolvedBlock& block) {
   return tensors;
 }
 
-SolvedBlock solved_block(const std::map<std::string, at::Tensor>& tensors, const std::string& where) {
+SolvedBlock solved_block(const Tensors& tensors, const std::string& where) {
   const Reader reader(tensors, where);
   const at::Tensor bytes = reader.tensor(kRecord);
   const nlohmann::json record = parse_json(std::string(static_cast<const char*>(bytes.const_data_ptr()), static_cast<size_t>(bytes.numel())), where);
@@ -150,6 +148,41 @@ SolvedBlock solved_block(const std::map<std::string, at::Tensor>& tensors, const
     throw Error(ErrorKind::io, std::string("no record of a finished block: ") + error.what(), where, "the file is damaged: start anew with --overwrite");
   }
   return block;
+}
+
+}  // namespace
+
+// The length of a JSON header, the header, the tensors' bytes.
+std::string to_bytes(const SolvedBlock& block) {
+  const Tensors tensors = to_tensors(block);
+  Json header = Json::array();
+  std::string data;
+  for (const auto& [name, tensor] : tensors) {
+    header.push_back({name, static_cast<int>(tensor.scalar_type()), tensor.sizes().vec()});
+    data.append(static_cast<const char*>(tensor.const_data_ptr()), tensor.nbytes());
+  }
+  const std::string text = header.dump();
+  const std::uint64_t length = text.size();
+  return std::string(reinterpret_cast<const char*>(&length), sizeof length) + text + data;
+}
+
+SolvedBlock solved_block(const std::string& bytes) {
+  const std::string where = "another rank's message";
+  std::uint64_t length = 0;
+  const auto refuse = [&] { throw Error(ErrorKind::io, "not a record of a finished block", where); };
+  if (bytes.size() < sizeof length) refuse();
+  std::memcpy(&length, bytes.data(), sizeof length);
+  if (length > bytes.size() - sizeof length) refuse();
+  size_t at = sizeof length + length;
+  Tensors tensors;
+  for (const auto& told : parse_json(bytes.substr(sizeof length, length), where)) {
+    at::Tensor tensor = at::empty(told.at(2).get<std::vector<std::int64_t>>(), static_cast<at::ScalarType>(told.at(1).get<int>()));
+    if (tensor.nbytes() > bytes.size() - at) refuse();
+    std::memcpy(tensor.mutable_data_ptr(), bytes.data() + at, tensor.nbytes());
+    at += tensor.nbytes();
+    tensors[told.at(0).get<std::string>()] = tensor;
+  }
+  return solved_block(tensors, where);
 }
 
 BlockJournal::BlockJournal(fs::path folder) : folder_(std::move(folder)) {

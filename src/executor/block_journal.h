@@ -35,8 +35,8 @@ class BlockJournal {
   std::filesystem::path folder_;
 };
 
-/// The same as named tensors of the CPU, and back. @throws Error{io} naming `where` for what is none.
-std::map<std::string, at::Tensor> to_tensors(const SolvedBlock& block);
-SolvedBlock solved_block(const std::map<std::string, at::Tensor>& tensors, const std::string& where);
+/// The same as bytes, for another process of this machine's kind, and back. @throws Error{io} for what is none.
+std::string to_bytes(const SolvedBlock& block);
+SolvedBlock solved_block(const std::string& bytes);
 
 }  // namespace miq::executor

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "miq/core/process_group.h"
 #include "miq/model/footprint.h"
 #include "miq/quantizer/statistics.h"
 
@@ -16,12 +17,15 @@ CalibrationPass::CalibrationPass(model::LanguageModel& model, const PipelineOpti
     : model_(model), options_(options), phases_(phases), resting_(options.config.offload, model.device(), options.folder) {
   const PhaseTimer timer(phases_, "forward");
   std::int64_t longest = 0;
-  for (const at::Tensor& ids : options_.calibration_ids) {
+  for (const at::Tensor& all : options_.calibration_ids) {
+    const auto [first, last] = process_group::own_part(all.size(0));
+    longest = std::max(longest, all.size(1));
+    if (first == last) continue;
+    const at::Tensor ids = all.narrow(0, first, last - first);
     const std::int64_t sample_bytes = ids.size(1) * model::activation_bytes_per_token(model_.architecture());
     const std::int64_t batch = std::clamp<std::int64_t>(microbatch_bytes(options_.config.memory) / sample_bytes, 1, ids.size(0));
     for (std::int64_t s = 0; s < ids.size(0); s += batch)
       states_.push_back({resting_.rest(model_.embed(ids.narrow(0, s, std::min(batch, ids.size(0) - s)))), {}, {}});
-    longest = std::max(longest, ids.size(1));
   }
   rope_ = &model_.rope(longest);
 }
@@ -78,6 +82,13 @@ void CalibrationPass::reach_stage(Block& block, std::int64_t stage, const StageS
     if (sample) take_sample(block, stage, state);
     resting_.rest(state);
   }
+  join_ranks(statistics);
+}
+
+void CalibrationPass::join_ranks(const StageStatistics& statistics) {
+  const PhaseTimer timer(phases_, "statistics");
+  for (const auto& own : statistics)
+    if (own) own->all_reduce();
 }
 
 void CalibrationPass::leave_block(const Block& block) {
@@ -99,6 +110,7 @@ void CalibrationPass::pass_block(Block& block, const std::vector<StageStatistics
     }
     resting_.rest(state);
   }
+  for (const StageStatistics& stage : statistics) join_ranks(stage);
 }
 
 std::vector<at::Tensor> CalibrationPass::outputs(const Block& block) {

@@ -45,6 +45,7 @@ class Stopwatch {
   double cpu_start_ = cpu_seconds();
 };
 
+/// Of several ranks, each has a part of the samples; statistics are of all.
 class CalibrationPass {
  public:
   /// The samples' embeddings, in microbatches: as many samples as the activations of one stage leave room for. `phases` outlives it.
@@ -80,6 +81,7 @@ class CalibrationPass {
   void begin(const model::Block& block, std::int64_t stage, model::BlockState& state);
   void end(const model::Block& block, std::int64_t stage, model::BlockState& state);
   void gather(const StageStatistics& statistics, const model::BlockState& state);
+  void join_ranks(const StageStatistics& statistics);
   void take_sample(const model::Block& block, std::int64_t stage, const model::BlockState& state);
 
   model::LanguageModel& model_;

@@ -18,7 +18,7 @@ static void visit_fields(FieldVisitor& v, ModelConfig& config) {
 }
 
 static void visit_fields(FieldVisitor& v, PipelineConfig& config) {
-  v.choice<Order>("order", config.order, {{"stage", Order::stage}, {"block", Order::block}}, "stage: later stages of a block see earlier ones quantized");
+  v.choice<Order>("order", config.order, {{"stage", Order::stage}, {"block", Order::block}}, "stage: later stages of a block see earlier ones quantized; block (usual with propagate: float): none does");
   v.choice<Propagate>("propagate", config.propagate, {{"quantized", Propagate::quantized}, {"float", Propagate::floating}}, "what the next block is fed with");
   v.choice<Offload>("offload", config.offload, {{"none", Offload::none}, {"cpu", Offload::cpu}, {"disk", Offload::disk}}, "where hidden states rest between stages");
   v.bytes("memory", config.memory, "what the program may take beside the page cache, for example 4GiB (docs/scaling.md)");
@@ -153,10 +153,12 @@ JobConfig read_job_config(const ConfigSource& source) {
     if (config.export_->shard_size == 0) keys->fail("shard_size", "must be a size", "for example 5GiB");
   }
   config.evaluation = read_evaluation(reader);
-  config.sweeps = reader.has("sweep");
-  reader.take("sweep");
+  const YAML::Node sweep = reader.take("sweep");
+  config.sweeps = sweep.IsDefined() && !sweep.IsNull() && !(sweep.IsMap() && sweep.size() == 0);
   config.expect = read_expectations(reader);
   reader.finish();
+  if (auto keys = ConfigReader(source).child("pipeline"); keys && !keys->has("order") && config.pipeline.propagate == Propagate::floating)
+    config.pipeline.order = Order::block;
   if (auto keys = ConfigReader(source).child("model")) check_dtype(*keys, "dtype", config.model.dtype);
   if (auto keys = ConfigReader(source).child("calibration")) check_dtype(*keys, "dtype", config.calibration_dtype);
   return config;

@@ -13,6 +13,7 @@
 #include "miq/core/error.h"
 #include "miq/core/file.h"
 #include "miq/core/memory.h"
+#include "miq/core/process_group.h"
 #include "miq/core/text.h"
 #include "quantized_kernel.h"
 
@@ -49,9 +50,12 @@ PipelineOptions JobRun::pipeline_options() const {
 // The plan's layers with the bits that the budget gives them.
 void JobRun::allocate(const PipelineOptions& options) {
   const fs::path known = resume("allocation.json");
+  std::string text;
+  if (!known.empty() && fs::exists(known)) text = read_file(known);
+  process_group::broadcast(text);  // rank 0 has the folder
   Json chosen = Json::object();
-  if (!known.empty() && fs::exists(known)) {
-    chosen = read_results(known);
+  if (!text.empty()) {
+    chosen = parse_json(text, known.string());
   } else {
     for (const auto& [name, bits] : choose_bits(*model_, plan_, config_.recipe.allocation, options)) chosen[name] = bits;
     if (!known.empty()) write_file_atomically(known, to_text(chosen));
@@ -120,7 +124,7 @@ void JobRun::quantize() {
     allocate(options);
     if (config_.export_) check_export(target_, planned_schemes(model_->architecture(), plan_, head_));  // of the widths that were chosen
   }
-  if (config_.export_) {
+  if (config_.export_ && writes()) {
     folder.emplace(fs::path(config_.output) / "model");
     writer = open_writer(folder->path());
     options.on_tensor = [&](const std::string& name, const at::Tensor& tensor) { writer->put(name, tensor); };

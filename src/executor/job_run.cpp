@@ -16,9 +16,11 @@
 #include "miq/core/file.h"
 #include "miq/core/log.h"
 #include "miq/core/memory.h"
+#include "miq/core/process_group.h"
 #include "miq/core/text.h"
 #include "miq/dataset/tokenizer.h"
 #include "miq/executor/open_model.h"
+#include "rank_checks.h"
 
 namespace miq::executor {
 
@@ -47,7 +49,9 @@ std::string digest_of(const std::vector<at::Tensor>& tensors) {
 }  // namespace
 
 JobRun::JobRun(const JobConfig& config, JobMode mode, const JobOptions& options, std::shared_ptr<SharedInputs> shared)
-    : config_(resolved(config)), mode_(mode), options_(options), shared_(std::move(shared)) {}
+    : config_(resolved(config)), mode_(mode), options_(options), shared_(std::move(shared)) {
+  if (process_group::rank() > 0) config_.output.clear();  // rank 0 writes
+}
 
 const dataset::Tokenizer& JobRun::need_tokenizer() {
   if (!tokenizer_) tokenizer_ = dataset::load_tokenizer(config_.model.path);
@@ -63,6 +67,7 @@ void JobRun::open_model(const std::string& path) {
 
 void JobRun::check_output() const {
   if (!config_.export_ || !quantizes()) return;
+  if (process_group::rank() > 0) return;
   if (!writes()) throw Error(ErrorKind::config, "export needs a folder", "output", "set output, or give --output DIR");
   std::error_code differs;
   if (fs::equivalent(config_.model.path, fs::path(config_.output) / "model", differs))
@@ -81,7 +86,7 @@ void JobRun::prepare(bool dry) {
   open_model(config_.model.path);
   const at::Device device = model_->device();
   log_info(config_.model.path + ": " + model_->architecture().family + ", " + std::to_string(model_->num_parameters()) + " parameters, " +
-           format_bytes(model_->source().bytes()) + "; " + describe(device) + ", " + dtype_name(model_->compute_dtype()));
+           format_bytes(model_->source().bytes()) + "; " + miq::describe(device) + ", " + dtype_name(model_->compute_dtype()));
   if (quantizes()) {
     if (config_.export_) {
       target_ = export_target(*config_.export_, model_->architecture());
@@ -143,7 +148,7 @@ bool JobRun::keeps_blocks() const {
   }
   const auto bytes = static_cast<std::int64_t>(packed);
   if (config_.pipeline.memory == 0 || bytes + quantization_bytes_ <= config_.pipeline.memory) return true;
-  const bool written = config_.export_ && (!activations || target_.format != nullptr);
+  const bool written = config_.export_ && process_group::world_size() == 1 && (!activations || target_.format != nullptr);
   if (written) return false;
   throw Error(ErrorKind::config, "to be scored, the quantized model takes " + format_bytes(bytes) + " of memory beside the " + format_bytes(quantization_bytes_) + " of quantizing it, together more than the " +
                                      format_bytes(config_.pipeline.memory) + " that may be taken",
@@ -174,11 +179,16 @@ Json JobRun::manifest() const {
           {"config", config},
           {"model", digests->second},
           {"data", data},
-          {"environment", {{"miq", MIQ_VERSION}, {"libtorch", TORCH_VERSION}, {"device", describe(model_->device())}, {"threads", at::get_num_threads()}}}};
+          {"environment", {{"miq", MIQ_VERSION}, {"libtorch", TORCH_VERSION}, {"device", miq::describe(model_->device())}, {"threads", at::get_num_threads()}, {"ranks", process_group::world_size()}}}};
 }
 
+// Rank 0 has the folder, and says what all do.
 RunState JobRun::begin() {
-  if (!state_) state_ = writes() ? folder_->begin(manifest(), options_.overwrite) : RunState::fresh;
+  if (state_) return *state_;
+  const RunState own = writes() ? folder_->begin(manifest(), options_.overwrite) : RunState::fresh;
+  at::Tensor state = at::scalar_tensor(static_cast<std::int64_t>(own), at::kLong);
+  process_group::broadcast(state);
+  state_ = static_cast<RunState>(state.item<std::int64_t>());
   return *state_;
 }
 
@@ -201,8 +211,9 @@ JobRun::Scores JobRun::score(bool baseline) {
       else known.reset();
     }
     if (!known) {
-      std::function<void(const at::Tensor&)> see;
-      if (i < references_.size()) see = [&, i](const at::Tensor& logits) { baseline ? references_[i].keep(logits) : references_[i].compare(logits); };
+      std::function<void(const at::Tensor&, std::int64_t)> see;
+      if (i < references_.size())
+        see = [&, i](const at::Tensor& logits, std::int64_t row) { baseline ? references_[i].keep(logits, row) : references_[i].compare(logits, row); };
       known = {evaluator::perplexity(*model_, streams_[i], item, see), std::nullopt};
       if (baseline) store.put_distributions(i, references_[i].kept());
       else if (i < references_.size()) known->divergence = references_[i].divergence();
@@ -218,7 +229,8 @@ JobRun::Scores JobRun::score(bool baseline) {
 }
 
 void JobRun::tell_start() {
-  results_["miq"] = {{"version", MIQ_VERSION}, {"libtorch", TORCH_VERSION}, {"device", describe(model_->device())}, {"threads", at::get_num_threads()}};
+  results_["miq"] = {{"version", MIQ_VERSION}, {"libtorch", TORCH_VERSION}, {"device", miq::describe(model_->device())}, {"threads", at::get_num_threads()}};
+  if (process_group::world_size() > 1) results_["miq"]["ranks"] = process_group::world_size();
   results_["config"] = to_json(config_);
   results_["model"] = {{"family", model_->architecture().family}, {"parameters", model_->num_parameters()}, {"bytes", model_->source().bytes()}, {"dtype", dtype_name(model_->compute_dtype())}};
 }
@@ -247,8 +259,10 @@ void JobRun::tell_perplexity(const Scores& scores, const Scores& baselines) {
 }
 
 Json JobRun::run() {
+  check_ranks(config_, *model_, streams_, calibration_ids_);
   switch (begin()) {
     case RunState::finished:
+      if (process_group::rank() > 0) return {};
       log_info(config_.output + ": this run is complete; --overwrite does it anew");
       results_ = read_results(fs::path(config_.output) / "results.json");
       if (Json told = judged(results_); told != results_) folder_->finish(results_ = std::move(told));
@@ -263,6 +277,7 @@ Json JobRun::run() {
   if (quantizes()) quantize();
   if (evaluates()) scores = score(/*baseline=*/false);
   tell_perplexity(scores, baselines);
+  if (process_group::rank() > 0) return {};
   if (!config_.evaluation.against.empty()) baselines.tasks = read_outcomes(tasks_, config_.evaluation.against);
   results_.update(tell_tasks(tasks_, scores.tasks, baselines.tasks, config_.evaluation, config_.output));
   results_["events"] = events_;

@@ -7,6 +7,7 @@
 #include "miq/core/error.h"
 #include "miq/core/log.h"
 #include "miq/core/memory.h"
+#include "miq/core/process_group.h"
 #include "miq/core/progress.h"
 
 namespace miq::executor {
@@ -27,7 +28,7 @@ class Pipeline {
   }
 
   PipelineResult run() {
-    const std::int64_t blocks = model_.architecture().num_layers, finished = options_.journal != nullptr ? options_.journal->finished_blocks() : 0;
+    const std::int64_t blocks = model_.architecture().num_layers, finished = finished_blocks();
     if (rotation_) rotate_ends();
     // Where no block that is left needs data, nothing goes through the finished ones.
     if (last_calibrated_ >= finished) pass_.emplace(model_, options_, phases_);
@@ -61,6 +62,21 @@ class Pipeline {
     return last;
   }
 
+  // Rank 0 has the journal.
+  std::int64_t finished_blocks() const {
+    at::Tensor count = at::scalar_tensor(options_.journal != nullptr ? options_.journal->finished_blocks() : 0, at::kLong);
+    process_group::broadcast(count);
+    return count.item<std::int64_t>();
+  }
+
+  SolvedBlock read_journal(std::int64_t layer) const {
+    if (process_group::world_size() == 1) return options_.journal->read(layer);
+    std::string bytes;
+    if (process_group::rank() == 0) bytes = to_bytes(options_.journal->read(layer));
+    process_group::broadcast(bytes);
+    return solved_block(bytes);
+  }
+
   void rotate_ends() {
     const PhaseTimer timer(phases_, "solve");
     rotation_->rotate_ends(model_);
@@ -87,7 +103,7 @@ class Pipeline {
     const Stopwatch watch(phases_);
     if (options_.distillation.steps > 0) distill(block);
     if (!is_calibrated(block))
-      for (std::int64_t s = 0; s < block.num_stages(); ++s) solve_stage(block, s, StageStatistics(block.groups(s).size()), nullptr);
+      solve_without_data(block);
     else if (options_.config.order == Order::stage)
       solve_by_stages(block);
     else
@@ -103,7 +119,7 @@ class Pipeline {
   void restore_block(Block& block) {
     const bool propagates_float = options_.config.propagate == Propagate::floating;
     if (is_calibrated(block) && propagates_float) leave_float(block);
-    const SolvedBlock solved = options_.journal->read(block.layer());
+    const SolvedBlock solved = read_journal(block.layer());
     result_.earlier += solved.effort;
     solver_.restore(block, solved, weight_dtype(block));
     if (!is_calibrated(block) || propagates_float) return;
@@ -123,6 +139,11 @@ class Pipeline {
 
   StageStatistics statistics_for(Block& block, std::int64_t stage) { return pass_->make_statistics(block, stage, solver_.needs(block.stage(stage))); }
 
+  void solve_without_data(Block& block) {
+    for (std::int64_t s = 0; s < block.num_stages(); ++s) solve_stage(block, s, StageStatistics(block.groups(s).size()), nullptr);
+    exchange(block);
+  }
+
   // True sequential: every stage sees the stages before it quantized; one forward pass in all.
   void solve_by_stages(Block& block) {
     std::vector<at::Tensor> float_outputs;
@@ -131,6 +152,7 @@ class Pipeline {
       const StageStatistics statistics = statistics_for(block, s);
       pass_->reach_stage(block, s, statistics, solver_.wants_sample(block, s));
       solve_stage(block, s, statistics, pass_->sample(s));
+      exchange(block);
       pass_->forget_sample(s);
     }
     if (float_outputs.empty())
@@ -153,6 +175,7 @@ class Pipeline {
     if (again) inputs = pass_->copy_hidden();
     pass_->pass_block(block, statistics, samples);
     for (std::int64_t s = 0; s < block.num_stages(); ++s) solve_stage(block, s, statistics[static_cast<size_t>(s)], pass_->sample(s));
+    exchange(block);
     pass_->forget_samples();
     if (!again) return;
     pass_->set_hidden(inputs);
@@ -185,10 +208,16 @@ class Pipeline {
     pass_->rest();
   }
 
-  // Rounds the linears of a stage and puts their values in place.
+  // Rounds the linears of a stage.
   void solve_stage(Block& block, std::int64_t stage, const StageStatistics& statistics, const ModuleSample* sample) {
     const PhaseTimer timer(phases_, "solve");
-    solver_.solve(block, stage, statistics, sample, weight_dtype(block));
+    solver_.solve(block, stage, statistics, sample);
+  }
+
+  // Puts the rounded values in place, of all ranks.
+  void exchange(Block& block) {
+    const PhaseTimer timer(phases_, "solve");
+    solver_.exchange(block, weight_dtype(block));
   }
 
   void report(const LayerReport& layer) {
@@ -196,7 +225,7 @@ class Pipeline {
     for (const quantizer::Event& event : layer.events) {
       if (options_.strict)
         throw Error(ErrorKind::numeric, event.code + ": " + event.detail, layer.planned.name, "strict is set; without it this is a warning");
-      log_warning(layer.planned.name + ": " + event.code + ": " + event.detail);
+      if (process_group::rank() == 0) log_warning(layer.planned.name + ": " + event.code + ": " + event.detail);
     }
   }
 

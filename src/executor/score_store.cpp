@@ -2,13 +2,14 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "miq/core/error.h"
 #include "miq/core/file.h"
+#include "miq/core/process_group.h"
 #include "miq/core/safetensors.h"
 #include "miq/core/text.h"
-#include "run_folder.h"
 
 namespace miq::executor {
 
@@ -25,10 +26,18 @@ ScoreStore::ScoreStore(fs::path folder) : folder_(std::move(folder)) {
   if (problem) throw_system_error("create", folder_, problem.value());
 }
 
+// Of a file, or "" where there is none, on all ranks.
+std::string ScoreStore::content(const fs::path& file) const {
+  std::string text;
+  if (!folder_.empty() && fs::exists(folder_ / file)) text = read_file(folder_ / file);
+  process_group::broadcast(text);
+  return text;
+}
+
 std::optional<ScoreStore::Perplexity> ScoreStore::perplexity(size_t i) const {
-  const fs::path file = folder_ / (base_of(i) + ".json");
-  if (folder_.empty() || !fs::exists(file)) return std::nullopt;
-  const Json told = read_results(file);
+  const std::string name = base_of(i) + ".json", text = content(name);
+  if (text.empty()) return std::nullopt;
+  const Json told = parse_json(text, (folder_ / name).string());
   Perplexity found{{number(told["value"]), told["windows"], told["tokens"], number(told["seconds"])}, std::nullopt};
   if (told.contains("kl_divergence")) found.divergence = {told["compared_tokens"], number(told["kl_divergence"]), number(told["top1_agreement"])};
   return found;
@@ -43,28 +52,31 @@ void ScoreStore::put(size_t i, const Perplexity& perplexity) const {
   write_file_atomically(folder_ / (base_of(i) + ".json"), to_text(told));
 }
 
-std::optional<std::vector<at::Tensor>> ScoreStore::distributions(size_t i) const {
+// Each rank keeps its own part of them, so that several ranks make them anew.
+std::optional<std::vector<evaluator::ReferenceDistributions::Kept>> ScoreStore::distributions(size_t i) const {
   const fs::path path = folder_ / (base_of(i) + ".safetensors");
-  if (folder_.empty() || !fs::exists(path)) return std::nullopt;
+  if (folder_.empty() || process_group::world_size() > 1 || !fs::exists(path)) return std::nullopt;
   const SafetensorsFile file = SafetensorsFile::open(path);
-  std::vector<at::Tensor> parts;
-  while (file.has(std::to_string(parts.size()))) parts.push_back(file.tensor(std::to_string(parts.size())));
-  return parts;
+  std::vector<evaluator::ReferenceDistributions::Kept> kept;
+  for (const auto& [row, spec] : file.specs()) kept.push_back({std::stoll(row), file.tensor(row)});
+  std::sort(kept.begin(), kept.end(), [](const auto& a, const auto& b) { return a.row < b.row; });  // as they were kept, so that sums are the same
+  return kept;
 }
 
-void ScoreStore::put_distributions(size_t i, const std::vector<at::Tensor>& parts) const {
-  if (folder_.empty()) return;
+void ScoreStore::put_distributions(size_t i, const std::vector<evaluator::ReferenceDistributions::Kept>& kept) const {
+  if (folder_.empty() || process_group::world_size() > 1) return;
   std::map<std::string, at::Tensor> tensors;
-  for (size_t p = 0; p < parts.size(); ++p) tensors[std::to_string(p)] = parts[p];
+  for (const auto& part : kept) tensors[std::to_string(part.row)] = part.log_probabilities_RV;
   const fs::path partial = folder_ / "distributions.partial";
   save_safetensors(partial, tensors);
   rename_synced(partial, folder_ / (base_of(i) + ".safetensors"));
 }
 
 std::optional<TaskOutcome> ScoreStore::task(const std::string& records) const {
-  const fs::path tasks = folder_ / "tasks", file = tasks / (records + ".json");  // written last
-  if (folder_.empty() || !fs::exists(file)) return std::nullopt;
-  return TaskOutcome{evaluator::read_records(tasks / (records + ".jsonl")), number(read_results(file)["seconds"])};
+  const std::string file = "tasks/" + records, told = content(file + ".json");  // written last
+  if (told.empty()) return std::nullopt;
+  const std::string where = (folder_ / file).string();
+  return TaskOutcome{evaluator::records_from_text(content(file + ".jsonl"), where + ".jsonl"), number(parse_json(told, where + ".json")["seconds"])};
 }
 
 void ScoreStore::put(const std::string& records, const TaskOutcome& outcome) const {

@@ -1,4 +1,5 @@
 // Scores of one model that are finished, on disk: perplexities, the distributions that others are compared with, tasks' records.
+// Of several ranks, rank 0 has the files and tells the others what is in them: all ask for the same, at the same time.
 #pragma once
 
 #include <filesystem>
@@ -22,13 +23,14 @@ class ScoreStore {
   std::optional<Perplexity> perplexity(size_t i) const;
   void put(size_t i, const Perplexity& perplexity) const;
   /// The distributions kept with the i-th perplexity of a baseline.
-  std::optional<std::vector<at::Tensor>> distributions(size_t i) const;
-  void put_distributions(size_t i, const std::vector<at::Tensor>& parts) const;
+  std::optional<std::vector<evaluator::ReferenceDistributions::Kept>> distributions(size_t i) const;
+  void put_distributions(size_t i, const std::vector<evaluator::ReferenceDistributions::Kept>& kept) const;
   /// By the name of its records.
   std::optional<TaskOutcome> task(const std::string& records) const;
   void put(const std::string& records, const TaskOutcome& outcome) const;
 
  private:
+  std::string content(const std::filesystem::path& file) const;
   std::filesystem::path folder_;
 };
 

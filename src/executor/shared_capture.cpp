@@ -26,7 +26,7 @@ class SharedCapture {
   SharedCapture(model::LanguageModel& model, const std::vector<CapturedRecipe>& recipes, const PipelineOptions& options) : model_(model), options_(options) {
     for (const CapturedRecipe& recipe : recipes) {
       recipes_.push_back({BlockJournal(recipe.journal), StageSolver(model, *recipe.plan, nullptr, [](const LayerReport&) {}), std::nullopt});
-      recipes_.back().solver.share_statistics();
+      recipes_.back().solver.share(&solutions_);
     }
     for (const CapturedRecipe& recipe : recipes)
       for (const PlannedLinear& planned : *recipe.plan)
@@ -77,6 +77,7 @@ class SharedCapture {
     for (Recipe* recipe : left) solve(*recipe, block, pass, statistics, left.size());
     if (!left.empty()) shared_ = {};
     if (pass != nullptr) pass->forget_samples();
+    solutions_ = {};
     model_.release_block(layer);
   }
 
@@ -118,8 +119,9 @@ class SharedCapture {
         std::optional<ModuleSample> sample;
         if (shared != nullptr) sample.emplace(*shared).block = &own;
         const StageStatistics none(own.groups(s).size());
-        recipe.solver.solve(own, s, statistics.empty() ? none : statistics[static_cast<size_t>(s)], sample ? &*sample : nullptr, at::ScalarType::Undefined);
+        recipe.solver.solve(own, s, statistics.empty() ? none : statistics[static_cast<size_t>(s)], sample ? &*sample : nullptr);
       }
+      recipe.solver.exchange(own, at::ScalarType::Undefined);
     } catch (const Error& error) {
       recipe.error = error;
       return;
@@ -136,6 +138,7 @@ class SharedCapture {
   std::vector<Recipe> recipes_;
   std::int64_t last_calibrated_ = -1;
   std::map<std::string, double> phases_ = {{"read", 0}, {"forward", 0}, {"statistics", 0}, {"solve", 0}, {"write", 0}};
+  SharedSolutions solutions_;  // of the current block
   Effort shared_;  // not yet told of any recipe
 };
 

@@ -2,7 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include "miq/core/config.h"
 #include "miq/core/error.h"
+#include "miq/core/process_group.h"
 #include "quantized_kernel.h"
 
 namespace miq::executor {
@@ -19,6 +21,16 @@ std::uint64_t seed_of(const std::string& name, const char* side, std::int64_t se
   std::uint64_t hash = 14695981039346656037ull ^ static_cast<std::uint64_t>(seed);
   for (const char c : name + side) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
   return hash;
+}
+
+// All of a recipe that a search for a divisor depends on, beside the data.
+std::string search_key(const LayerRecipe& layer) {
+  LayerRecipe copy = layer;
+  ConfigDumper dumper;
+  visit_fields(dumper, copy.grid);
+  visit_fields(dumper, copy.transform);
+  visit_fields(dumper, copy.activation);
+  return dumper.json().dump() + " " + std::to_string(static_cast<int>(layer.grid.scale_dtype));
 }
 
 bool is_diagonal(const Transform& transform) { return transform.kind == TransformKind::awq || transform.kind == TransformKind::smoothquant; }
@@ -130,7 +142,7 @@ StageSolver::Unit StageSolver::make_unit(model::Block& block, std::int64_t stage
   for (size_t g = 0; g < unit.groups.size(); ++g) {
     InputStatistics& own = *statistics[begin + g];
     try {
-      if (needs.hessian) unit.hessians[g] = shares_statistics_ ? own.hessian() : own.take_hessian();
+      if (needs.hessian) unit.hessians[g] = shared_ != nullptr ? own.hessian() : own.take_hessian();
     } catch (const Error& error) {
       throw Error(error.kind(), error.message(), unit.groups[g].front()->name, error.fix());
     }
@@ -155,9 +167,27 @@ at::Tensor StageSolver::fit_divisor(model::Block& block, const Unit& unit, const
   return unit.stage == kOut ? tie_over_heads(divisor_I, model_.architecture()) : divisor_I;
 }
 
+// The search that the members' transform asks for. Rank 0 has the samples that one process would look at, and tells what it found.
+at::Tensor StageSolver::search_divisor(model::Block& block, const Unit& unit, std::vector<ScaledLinear>& members, const ModuleSample* sample) {
+  const LayerRecipe& recipe = recipe_of(*members.front().linear);
+  const auto fit = [&](const at::Tensor& scales) { return fit_divisor(block, unit, scales); };
+  std::string key = std::to_string(unit.stage) + " " + std::to_string(unit.begin) + (unit.folded ? " folded" : "");
+  for (const ScaledLinear& member : members) key += "\n" + member.linear->name + " " + search_key(recipe_of(*member.linear));
+  if (shared_ != nullptr)
+    if (const auto found = shared_->divisors.find(key); found != shared_->divisors.end()) return found->second;
+  at::Tensor divisor = at::empty({members.front().linear->in_features}, at::TensorOptions(at::kFloat).device(model_.device()));
+  if (process_group::rank() == 0)
+    divisor = recipe.transform.kind == TransformKind::awq ? search_awq_scales(recipe.transform, members, unit.hessians, unit.all()->mean_abs(), fit, sample)
+                                                          : search_smoothquant_scales(members, unit.all()->max_abs(), recipe.activation, *sample, fit);
+  divisor = divisor.to(at::kFloat).contiguous();
+  process_group::broadcast(divisor);
+  if (shared_ != nullptr) shared_->divisors.emplace(key, divisor);
+  return divisor;
+}
+
 // What x of these linears goes through; U, which is each linear's own, is added by round().
 OnlineTransform StageSolver::choose_transform(model::Block& block, const Unit& unit, const std::vector<model::Linear*>& linears,
-                                              const ModuleSample* sample) const {
+                                              const ModuleSample* sample) {
   const model::Linear& first = *linears.front();
   const Transform& transform = recipe_of(first).transform;
   OnlineTransform online;
@@ -171,14 +201,12 @@ OnlineTransform StageSolver::choose_transform(model::Block& block, const Unit& u
   const auto fit = [&](const at::Tensor& scales) { return fit_divisor(block, unit, scales); };
   // An expert that saw nothing is left as it is.
   const bool seen = !is_diagonal(transform) || unit.all()->num_tokens() > 0;
-  if (transform.kind == TransformKind::awq && seen)
-    online.divisor_I = search_awq_scales(transform, members, unit.hessians, unit.all()->mean_abs(), fit, follows_norm(unit.stage) ? sample : nullptr);
+  if (transform.kind == TransformKind::awq && seen) online.divisor_I = search_divisor(block, unit, members, follows_norm(unit.stage) ? sample : nullptr);
   // SmoothQuant moves outliers into the weights where the operation before can take the divisor: the paper
   // behind the norms, llm-compressor before down too.
   if (transform.kind == TransformKind::smoothquant && seen && (unit.folded || follows_norm(unit.stage))) {
     for (ScaledLinear& member : members) member.group += unit.begin;  // as the sample counts
-    online.divisor_I = transform.alpha > 0 ? fit(quantizer::smoothquant_scales(unit.all()->max_abs(), weights, transform.alpha))
-                                           : search_smoothquant_scales(members, unit.all()->max_abs(), recipe_of(first).activation, *sample, fit);
+    online.divisor_I = transform.alpha > 0 ? fit(quantizer::smoothquant_scales(unit.all()->max_abs(), weights, transform.alpha)) : search_divisor(block, unit, members, sample);
   }
   if (transform.kind == TransformKind::incoherence) {
     if (transform.rescale)
@@ -190,8 +218,8 @@ OnlineTransform StageSolver::choose_transform(model::Block& block, const Unit& u
   return online;
 }
 
-void StageSolver::round(model::Linear& linear, const OnlineTransform& shared, quantizer::StageHessian* hessian,
-                        const InputStatistics* statistics, at::ScalarType compute_dtype) {
+std::shared_ptr<quantizer::QuantizedLinear> StageSolver::round(const model::Linear& linear, const OnlineTransform& shared, quantizer::StageHessian* hessian,
+                                                               const InputStatistics* statistics) const {
   const LayerRecipe& layer = recipe_of(linear);
   OnlineTransform own = shared;
   if (layer.transform.kind == TransformKind::incoherence) {
@@ -209,7 +237,42 @@ void StageSolver::round(model::Linear& linear, const OnlineTransform& shared, qu
     at::Tensor& scale = quantized->activation_params.scale;
     scale = quantizer::stored_numbers(scale, layer.grid.scale_dtype);
   }
-  install(linear, std::move(quantized), compute_dtype);
+  return quantized;
+}
+
+// Each linear goes to the rank that has least to do. Every rank counts alike.
+bool StageSolver::is_own(const model::Linear& linear) {
+  load_.resize(static_cast<size_t>(process_group::world_size()), 0);
+  const auto least = std::min_element(load_.begin(), load_.end());
+  *least += static_cast<double>(linear.out_features) * static_cast<double>(linear.in_features) * static_cast<double>(linear.in_features);
+  return least - load_.begin() == process_group::rank();
+}
+
+void StageSolver::exchange(model::Block& block, at::ScalarType compute_dtype) {
+  load_.clear();
+  if (process_group::world_size() > 1)
+    for (const std::string& part : process_group::all_gather(to_bytes({std::exchange(own_, {}), {}, {}}))) own_.merge(solved_block(part).linears);
+  for (model::Linear* linear : block.linears()) {
+    const auto found = own_.find(linear->name);
+    if (found == own_.end()) continue;
+    found->second->grid = recipe_of(*linear).grid;
+    found->second->activation = recipe_of(*linear).activation;
+    install(*linear, found->second, compute_dtype);
+  }
+  own_.clear();
+}
+
+// The Hessian of what the unit's group becomes under the transform; without one it is the same for every recipe.
+std::shared_ptr<quantizer::StageHessian> StageSolver::transformed_hessian(const Unit& unit, size_t group, const OnlineTransform& transform) {
+  if (!unit.hessians[group].defined()) return nullptr;
+  const bool filled = !unit.events[group].empty(), plain = !transform.divisor_I.defined() && transform.input == nullptr;
+  const auto make = [&] {
+    return std::make_shared<quantizer::StageHessian>(transform_hessian(unit.hessians[group], transform), filled ? unit.hessians[group].size(0) : unit.statistics[group]->num_tokens());
+  };
+  if (shared_ == nullptr || !plain || filled) return make();
+  std::shared_ptr<quantizer::StageHessian>& common = shared_->hessians[{unit.stage, unit.begin + group}];
+  if (!common) common = make();
+  return common;
 }
 
 // The linear computes with its quantized weight from now on. compute_dtype: undefined where nothing goes through it.
@@ -235,7 +298,7 @@ void StageSolver::restore(model::Block& block, const SolvedBlock& solved, at::Sc
   to_fold_ = solved.divisors;
 }
 
-void StageSolver::solve_unit(model::Block& block, const Unit& unit, const ModuleSample* sample, at::ScalarType compute_dtype) {
+void StageSolver::solve_unit(model::Block& block, const Unit& unit, const ModuleSample* sample) {
   std::vector<model::Linear*> left;
   for (model::Linear* linear : unit.linears())
     if (!recipe_of(*linear).keep_float) left.push_back(linear);
@@ -247,29 +310,25 @@ void StageSolver::solve_unit(model::Block& block, const Unit& unit, const Module
     const OnlineTransform shared = choose_transform(block, unit, same, sample);
     for (size_t g = 0; g < unit.groups.size(); ++g) {
       // Linears of one input and one transform share x' and its Hessian.
-      std::unique_ptr<quantizer::StageHessian> hessian;
-      const bool filled = !unit.events[g].empty();
-      if (unit.hessians[g].defined())
-        hessian = std::make_unique<quantizer::StageHessian>(transform_hessian(unit.hessians[g], shared),
-                                                            filled ? unit.hessians[g].size(0) : unit.statistics[g]->num_tokens());
+      std::shared_ptr<quantizer::StageHessian> hessian;
       const InputStatistics* seen = unit.statistics[g];
       if (seen != nullptr && seen->num_tokens() == 0) seen = unit.stand_in ? unit.stand_in.get() : unit.all();
       for (model::Linear* linear : same) {
-        if (group_in(unit, *linear) != g) continue;
-        round(*linear, shared, hessian.get(), seen, compute_dtype);
-        auto& events = finished_.at(linear->name)->events;
-        events.insert(events.begin(), unit.events[g].begin(), unit.events[g].end());
+        if (group_in(unit, *linear) != g || !is_own(*linear)) continue;
+        if (!hessian) hessian = transformed_hessian(unit, g, shared);
+        auto quantized = round(*linear, shared, hessian.get(), seen);
+        quantized->events.insert(quantized->events.begin(), unit.events[g].begin(), unit.events[g].end());
+        own_[linear->name] = std::move(quantized);
       }
     }
     if (unit.folded && is_diagonal(transform) && shared.divisor_I.defined()) to_fold_[{unit.stage, unit.begin}] = shared.divisor_I;
   }
 }
 
-void StageSolver::solve(model::Block& block, std::int64_t stage, const StageStatistics& statistics, const ModuleSample* sample,
-                        at::ScalarType compute_dtype) {
+void StageSolver::solve(model::Block& block, std::int64_t stage, const StageStatistics& statistics, const ModuleSample* sample) {
   const size_t groups = block.groups(stage).size();
-  if (follows_norm(stage)) return solve_unit(block, make_unit(block, stage, 0, groups, statistics), sample, compute_dtype);
-  for (size_t g = 0; g < groups; ++g) solve_unit(block, make_unit(block, stage, g, g + 1, statistics), sample, compute_dtype);
+  if (follows_norm(stage)) return solve_unit(block, make_unit(block, stage, 0, groups, statistics), sample);
+  for (size_t g = 0; g < groups; ++g) solve_unit(block, make_unit(block, stage, g, g + 1, statistics), sample);
 }
 
 // Until here every divisor stood beside its linear; now the operation before takes it.

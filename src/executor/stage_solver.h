@@ -17,14 +17,20 @@ namespace miq::executor {
 /// Statistics of a stage's inputs, one for each of its groups (null when nothing needs any).
 using StageStatistics = std::vector<std::unique_ptr<quantizer::InputStatistics>>;
 
+/// What is the same for several recipes that are solved from the same statistics of a block.
+struct SharedSolutions {
+  std::map<std::string, at::Tensor> divisors;  ///< that were searched for, by all that the search depends on
+  std::map<std::pair<std::int64_t, size_t>, std::shared_ptr<quantizer::StageHessian>> hessians;  ///< with their factors, by stage and group; not transformed
+};
+
 class StageSolver {
  public:
   /// rotation: null for none. `report` sees each linear when its block is done.
   StageSolver(const model::LanguageModel& model, const std::vector<PlannedLinear>& plan, const Rotation* rotation,
               std::function<void(const LayerReport&)> report);
 
-  /// Others will solve from the same statistics, which therefore stay as they are.
-  void share_statistics() { shares_statistics_ = true; }
+  /// What solvers of the same statistics, which therefore stay as they are, find in common. Of one block; outlives what solves it.
+  void share(SharedSolutions* shared) { shared_ = shared; }
 
   const quantizer::LayerRecipe& recipe_of(const model::Linear& linear) const { return *planned(linear).choice.layer; }
   quantizer::StatisticsNeeds needs(const std::vector<model::Linear*>& linears) const;
@@ -37,10 +43,10 @@ class StageSolver {
   at::Tensor float_weight(const model::Linear& linear) const;
   /// Trains the block's weights (distill.h); float_weight() gives the trained ones from then on.
   DistillResult distill(model::Block& block, const std::vector<at::Tensor>& inputs, const model::RopeTable& rope, const quantizer::Distillation& options);
-  /// Rounds the linears of a stage. sample: null unless wants_sample. Afterwards each computes with its
-  /// quantized weight.
-  void solve(model::Block& block, std::int64_t stage, const StageStatistics& statistics, const ModuleSample* sample,
-             at::ScalarType compute_dtype);
+  /// Rounds the linears of a stage: of several ranks each does its share, and has the others' after exchange(). sample: null unless
+  /// wants_sample. Once exchanged, each linear computes with its quantized weight.
+  void solve(model::Block& block, std::int64_t stage, const StageStatistics& statistics, const ModuleSample* sample);
+  void exchange(model::Block& block, at::ScalarType compute_dtype);
   /// What solving has settled of the block, before finish_block folds it.
   SolvedBlock solved() const { return {finished_, to_fold_, {}}; }
   /// In place of solving: the linears as they were solved before. @throws Error{io} when one is missing
@@ -53,12 +59,15 @@ class StageSolver {
   struct Unit;  // the groups of a stage that share a transform, with their statistics
   Unit make_unit(model::Block& block, std::int64_t stage, size_t begin, size_t end, const StageStatistics& statistics) const;
   size_t group_in(const Unit& unit, const model::Linear& linear) const;  ///< of the unit's groups
-  void solve_unit(model::Block& block, const Unit& unit, const ModuleSample* sample, at::ScalarType compute_dtype);
+  void solve_unit(model::Block& block, const Unit& unit, const ModuleSample* sample);
   at::Tensor fit_divisor(model::Block& block, const Unit& unit, const at::Tensor& divisor_I) const;
   quantizer::OnlineTransform choose_transform(model::Block& block, const Unit& unit, const std::vector<model::Linear*>& linears,
-                                              const ModuleSample* sample) const;
-  void round(model::Linear& linear, const quantizer::OnlineTransform& shared, quantizer::StageHessian* hessian,
-             const quantizer::InputStatistics* statistics, at::ScalarType compute_dtype);
+                                              const ModuleSample* sample);
+  at::Tensor search_divisor(model::Block& block, const Unit& unit, std::vector<ScaledLinear>& members, const ModuleSample* sample);
+  bool is_own(const model::Linear& linear);
+  std::shared_ptr<quantizer::StageHessian> transformed_hessian(const Unit& unit, size_t group, const quantizer::OnlineTransform& transform);
+  std::shared_ptr<quantizer::QuantizedLinear> round(const model::Linear& linear, const quantizer::OnlineTransform& shared, quantizer::StageHessian* hessian,
+                                                    const quantizer::InputStatistics* statistics) const;
   void install(model::Linear& linear, std::shared_ptr<quantizer::QuantizedLinear> quantized, at::ScalarType compute_dtype);
   void fold(model::Block& block, std::int64_t stage, size_t group, const at::Tensor& divisor);
   void store_changes(const model::Block& block, const PipelineOptions& options) const;
@@ -73,7 +82,9 @@ class StageSolver {
   QuantizedLinears finished_;                  // of the current block
   std::map<std::pair<std::int64_t, size_t>, at::Tensor> to_fold_;  // divisor of a stage's group (0 for all behind a norm)
   std::set<std::string> folded_biases_;
-  bool shares_statistics_ = false;
+  SharedSolutions* shared_ = nullptr;
+  std::vector<double> load_;   // of each rank, since the last exchange
+  QuantizedLinears own_;       // what this rank has solved since
 };
 
 }  // namespace miq::executor

@@ -136,6 +136,22 @@ class SweepRun {
 
 }  // namespace
 
+Json check_sweep(const Sweep& sweep, const JobOptions& options) {
+  const c10::InferenceMode inference;
+  const auto shared = std::make_shared<SharedInputs>();
+  Json variants = Json::array();
+  for (const SweepVariant& variant : sweep.variants) {
+    try {
+      JobRun job(variant.config, sweep.mode, options, shared);
+      job.prepare(/*dry=*/true);
+      variants.push_back({{"name", variant.name}, {"settings", variant.settings}, {"state", job.outline()["output"]["state"]}});
+    } catch (const Error& error) {
+      throw Error(error.kind(), "variant " + variant.name + ": " + error.message(), error.where(), error.fix());
+    }
+  }
+  return {{"output", sweep.output}, {"kind", sweep.kind}, {"variants", variants}, {"left_out", sweep.left_out}};
+}
+
 Json run_sweep(const Sweep& sweep, const JobOptions& options) {
   const c10::InferenceMode inference;
   return SweepRun(sweep, options).run();

@@ -3,7 +3,9 @@
 #include <set>
 
 #include "miq/core/error.h"
+#include "miq/core/log.h"
 #include "miq/core/text.h"
+#include "miq/dataset/calibration.h"
 #include "miq/dataset/task.h"
 #include "miq/executor/sweep.h"
 
@@ -54,17 +56,19 @@ class SweepReader {
     read_words();
     for (const auto& entry : node_) {
       const std::string key = entry.first.Scalar();
-      if (key == "kind" || key == "title" || key == "command") continue;
+      if (key == "kind" || key == "title" || key == "command" || key == "missing" || key == "limit") continue;
       if (is_study() && (key == "test" || key == "shots")) continue;
       read_axes(key, entry.second);
     }
     if (axes_.empty()) fail("sweep", node_, "lists no values", "write for example sweep: {recipe.grid.bits: [4, 3]}");
     common_ = source_.clone();
     common_.put("sweep", YAML::Node(YAML::NodeType::Map), "sweep");
-    if (is_study()) read_tests();
-    const JobConfig base = read_job_config(common_);
-    sweep_.output = base.output;
+    base_ = read_job_config(common_);
+    sweep_.output = base_.output;
     if (sweep_.output.empty()) throw Error(ErrorKind::config, "a sweep needs a folder for its variants", "output", "set output, or give --output DIR");
+    if (is_study()) read_tests();
+    if (skips_missing_) leave_out_calibrations();
+    settle_tasks();
     make_variants();
     return std::move(sweep_);
   }
@@ -85,6 +89,9 @@ class SweepReader {
     sweep_.kind = word("kind", "grid");
     if (sweep_.kind != "grid" && sweep_.kind != "ood") fail("kind", node_["kind"], "cannot be '" + sweep_.kind + "'", "use grid, or ood: calibration sets against test sets");
     sweep_.title = word("title", "");
+    const std::string missing = word("missing", "error");
+    if (missing != "error" && missing != "skip") fail("missing", node_["missing"], "cannot be '" + missing + "'", "use error, or skip: sets whose data are not there are left out");
+    skips_missing_ = missing == "skip";
     const std::string command = word("command", "run");
     if (command == "quantize") sweep_.mode = JobMode::quantize;
     else if (command == "eval") sweep_.mode = JobMode::evaluate;
@@ -168,14 +175,15 @@ class SweepReader {
       if (item.IsScalar()) keys["task"] = item.Scalar();
       if (!keys.IsMap() || (!keys["task"] && !keys["corpus"])) fail("test", item, "has an element that names neither a task nor a corpus", "write {task: hellaswag} or {corpus: c4}");
       const bool corpus = static_cast<bool>(keys["corpus"]);
+      if (!corpus && dataset::expand_tasks(keys["task"].Scalar()).size() != 1) fail("test", item, "'" + keys["task"].Scalar() + "' is several tasks", "name each");
       const std::string name = keys["name"] ? keys["name"].Scalar() : corpus ? keys["corpus"].Scalar() : keys["subjects"] ? keys["subjects"].Scalar() : keys["task"].Scalar();
       keys.remove("name");
+      if (skips_missing_ && !has_test_data(keys, name)) continue;
       if (corpus) {
         sweep_.tests.push_back({name, true, corpora.size()});
         corpora.push_back(keys);
         continue;
       }
-      if (dataset::expand_tasks(keys["task"].Scalar()).size() != 1) fail("test", item, "'" + keys["task"].Scalar() + "' is several tasks", "name each");
       if (!shots || keys["shots"]) {
         sweep_.tests.push_back({name, false, tasks.size()});
         tasks.push_back(keys);
@@ -188,12 +196,93 @@ class SweepReader {
         tasks.push_back(one);
       }
     }
+    if (sweep_.tests.empty()) throw Error(ErrorKind::io, "the data of no test set are there: " + sweep_.left_out.front(), base_.data_dir, "see miq list tasks; tools/miq_data.py gets them");
     for (const auto& [path, list] : {std::pair{"evaluation.tasks", tasks}, {"evaluation.perplexity", corpora}}) {
       if (list.size() == 0) continue;
       const YAML::Node evaluation = source_.root()["evaluation"];
       if (evaluation && evaluation.IsMap() && evaluation[path + 11]) fail("test", tests, std::string("stands beside ") + path, "list all of them in sweep.test");
       common_.put(path, list, origin);
     }
+  }
+
+  // Whether what `read` reads is there; a set that is not is told.
+  template <class Read>
+  bool is_there(const std::string& name, const Read& read) {
+    try {
+      read();
+      return true;
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::io) throw;
+      sweep_.left_out.push_back(name + ": " + error.message() + " (" + error.where() + ")");
+      log_warning("left out, for its data are not there: " + sweep_.left_out.back());
+      return false;
+    }
+  }
+
+  bool has_test_data(const YAML::Node& keys, const std::string& name) {
+    return is_there("test set " + name, [&] {
+      ConfigSource probe = common_.clone();
+      YAML::Node list(YAML::NodeType::Sequence);
+      list.push_back(keys);
+      probe.put(keys["corpus"] ? "evaluation.perplexity" : "evaluation.tasks", list, "sweep.test");
+      const EvaluationConfig evaluation = read_job_config(probe).evaluation;
+      if (keys["corpus"]) {
+        dataset::load_corpus(evaluation.perplexity.front().corpus, evaluation.perplexity.front().split, base_.data_dir);
+        return;
+      }
+      dataset::TaskOptions options = evaluation.tasks.front().options;
+      options.limit = 1;
+      const dataset::Task task = dataset::load_task(dataset::expand_tasks(evaluation.tasks.front().task).front(), &options);
+      dataset::load_documents(task, options, base_.data_dir);
+    });
+  }
+
+  bool has_calibration_data(const Value& value) {
+    return is_there("calibration set " + text_of(value.shown), [&] {
+      ConfigSource probe = common_.clone();
+      for (const auto& [path, node] : value.settings) probe.put(path, YAML::Clone(node), "sweep, " + text_of(value.shown) + ": " + path);
+      const dataset::CalibrationConfig config = read_job_config(probe).calibration;
+      if (!config.ids.empty()) dataset::read_calibration_ids(config.ids);
+      else if (dataset::is_task_calibration(config.dataset)) dataset::task_samples(config, base_.data_dir);
+      else dataset::load_corpus(config.dataset, config.split, base_.data_dir);
+    });
+  }
+
+  void leave_out_calibrations() {
+    for (size_t a = 0; a < axes_.size(); ++a) {
+      if (!axes_[a].key.starts_with("calibration")) continue;
+      std::vector<Value> there;
+      for (Value& value : axes_[a].values)
+        if (has_calibration_data(value)) there.push_back(std::move(value));
+      if (there.empty()) throw Error(ErrorKind::io, "the data of no calibration set are there: " + sweep_.left_out.back(), base_.data_dir, "tools/miq_data.py gets them");
+      axes_[a].values = std::move(there);
+      sweep_.axes[a].values.clear();
+      for (const Value& value : axes_[a].values) sweep_.axes[a].values.push_back(value.shown);
+    }
+  }
+
+  // The tasks of `evaluation`: suites taken apart where what is missing of them is left out; `limit` for those that state none of their own.
+  void settle_tasks() {
+    const YAML::Node evaluation = common_.root()["evaluation"], limit = node_["limit"];
+    if (!evaluation || !evaluation.IsMap() || !evaluation["tasks"] || !evaluation["tasks"].IsSequence()) return;
+    YAML::Node tasks(YAML::NodeType::Sequence);
+    for (const auto& item : evaluation["tasks"]) {
+      YAML::Node keys = item.IsScalar() ? YAML::Node(YAML::NodeType::Map) : YAML::Clone(item);
+      if (item.IsScalar()) keys["task"] = item.Scalar();
+      if (limit && !keys["limit"]) keys["limit"] = limit;
+      if (!skips_missing_ || is_study()) {
+        tasks.push_back(keys);
+        continue;
+      }
+      for (const std::string& task : dataset::expand_tasks(keys["task"].Scalar())) {
+        YAML::Node one = YAML::Clone(keys);
+        one["task"] = task;
+        if (has_test_data(one, task)) tasks.push_back(one);
+      }
+    }
+    if (evaluation["tasks"].size() > 0 && tasks.size() == 0)
+      throw Error(ErrorKind::io, "the data of no task are there: " + sweep_.left_out.front(), base_.data_dir, "see miq list tasks; tools/miq_data.py gets them");
+    common_.put("evaluation.tasks", tasks, "evaluation.tasks");
   }
 
   // The end of each axis's key that no other has: bits, or grid.bits beside activation.bits.
@@ -247,6 +336,8 @@ class SweepReader {
   const ConfigSource& source_;
   const YAML::Node node_;
   ConfigSource common_ = ConfigSource::empty();  // what all variants have
+  JobConfig base_;
+  bool skips_missing_ = false;
   std::vector<Axis> axes_;
   Sweep sweep_;
 };

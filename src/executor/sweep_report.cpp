@@ -233,7 +233,15 @@ Json summarise_sweep(const Sweep& sweep) {
   for (const SweepVariant& variant : sweep.variants) variants.push_back(tell_variant(variant));
   mark_pareto(variants);
   Json matrices = matrices_of(sweep, variants);
-  return {{"miq", {{"version", MIQ_VERSION}}}, {"kind", sweep.kind}, {"title", sweep.title}, {"axes", axes}, {"variants", variants}, {"matrices", matrices}};
+  return {{"miq", {{"version", MIQ_VERSION}}}, {"kind", sweep.kind}, {"title", sweep.title}, {"axes", axes}, {"variants", variants}, {"matrices", matrices}, {"left_out", sweep.left_out}};
+}
+
+std::string format_checked_sweep(const Json& checked) {
+  std::vector<std::vector<std::string>> rows = {{"variant", "state"}};
+  for (const Json& variant : checked["variants"]) rows.push_back({variant["name"].get<std::string>(), variant["state"].get<std::string>()});
+  std::string text = format_table(rows) + "\n\n" + std::to_string(checked["variants"].size()) + " variants, in " + checked["output"].get<std::string>();
+  for (const Json& left_out : checked["left_out"]) text += "\nleft out: " + left_out.get<std::string>();
+  return text;
 }
 
 std::string format_sweep(const Json& summary) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "miq/core/error.h"
+#include "miq/core/process_group.h"
 #include "syrk.h"
 
 namespace miq::quantizer {
@@ -113,6 +114,25 @@ void InputStatistics::merge(const InputStatistics& other) {
   high_I_ = at::maximum(high_I_, other.high_I_);
   num_tokens_ += other.num_tokens_;
   num_sequences_ = std::max(num_sequences_, other.num_sequences_);  // all see the same sequences
+}
+
+void InputStatistics::all_reduce() {
+  if (process_group::world_size() == 1) return;
+  if (needs_.hessian) process_group::all_reduce_sum(sum_II_);
+  if (needs_.mean_abs) process_group::all_reduce_sum(abs_sum_I_);
+  if (needs_.extremes) {
+    // Extremes over ranks may lose a NaN, which is what tells of inputs that were not finite.
+    at::Tensor spoilt = low_I_.isnan().logical_or_(high_I_.isnan()).to(at::kInt);
+    process_group::all_reduce_max(spoilt);
+    process_group::all_reduce_min(low_I_);
+    process_group::all_reduce_max(high_I_);
+    low_I_.masked_fill_(spoilt.to(at::kBool), std::numeric_limits<float>::quiet_NaN());
+    high_I_.masked_fill_(spoilt.to(at::kBool), std::numeric_limits<float>::quiet_NaN());
+  }
+  at::Tensor counts = at::tensor({num_tokens_, num_sequences_}, at::kLong);
+  process_group::all_reduce_sum(counts);
+  num_tokens_ = counts[0].item<std::int64_t>();
+  num_sequences_ = counts[1].item<std::int64_t>();
 }
 
 at::Tensor InputStatistics::hessian() const {

@@ -65,11 +65,11 @@ TEST_F(PerplexityOfTiny, TooShortATextIsRefused) {
 TEST(ReferenceDistributions, AreComparedRowByRowAsFarAsTheyWereKept) {
   const at::Tensor first = at::randn({7, 11}), second = at::randn({5, 11}), own_first = at::randn({3, 11}), own_rest = at::randn({9, 11});
   ReferenceDistributions reference(10 * 11 * 4);  // ten rows
-  reference.keep(first);
-  reference.keep(second);
-  reference.keep(second);
-  reference.compare(own_first);
-  reference.compare(own_rest);
+  reference.keep(first, 0);
+  reference.keep(second, 7);
+  reference.keep(second, 12);
+  reference.compare(own_first, 0);
+  reference.compare(own_rest, 3);
   const at::Tensor p = at::cat({first, second.narrow(0, 0, 3)}).to(at::kDouble).log_softmax(1), q = at::cat({own_first, own_rest}).narrow(0, 0, 10).to(at::kDouble).log_softmax(1);
   const Divergence divergence = reference.divergence();
   EXPECT_EQ(divergence.tokens, 10);
@@ -77,12 +77,32 @@ TEST(ReferenceDistributions, AreComparedRowByRowAsFarAsTheyWereKept) {
   EXPECT_NEAR(divergence.top1, p.argmax(1).eq(q.argmax(1)).to(at::kDouble).mean().item<double>(), 1e-12);
 }
 
+// Two ranks' parts of one text: what both kept and compared is what one keeps and compares.
+TEST(ReferenceDistributions, AreChosenByTheirPlaceInTheText) {
+  const at::Tensor base = at::randn({12, 11}), own = at::randn({12, 11});
+  ReferenceDistributions whole(8 * 11 * 4), front(8 * 11 * 4), back(8 * 11 * 4);
+  whole.keep(base, 0);
+  whole.compare(own, 0);
+  front.keep(base.narrow(0, 0, 6), 0);
+  front.compare(own.narrow(0, 0, 6), 0);
+  back.keep(base.narrow(0, 6, 4), 6);
+  back.keep(base.narrow(0, 10, 2), 10);
+  back.compare(own.narrow(0, 6, 1), 6);
+  back.compare(own.narrow(0, 7, 5), 7);
+  const Divergence all = whole.divergence(), a = front.divergence(), b = back.divergence();
+  EXPECT_EQ(all.tokens, 8);
+  EXPECT_EQ(a.tokens, 6);
+  EXPECT_EQ(b.tokens, 2);
+  EXPECT_NEAR(all.kl, (6 * a.kl + 2 * b.kl) / 8, 1e-6);
+  EXPECT_NEAR(all.top1, (6 * a.top1 + 2 * b.top1) / 8, 1e-12);
+}
+
 TEST_F(PerplexityOfTiny, AModelIsAsFarFromItselfAsRounding) {
   PerplexityConfig config;
   config.seqlen = 200;
   ReferenceDistributions reference(std::int64_t{1} << 30);
-  perplexity(model_, ids_, config, [&](const at::Tensor& logits) { reference.keep(logits); });
-  perplexity(model_, ids_, config, [&](const at::Tensor& logits) { reference.compare(logits); });
+  perplexity(model_, ids_, config, [&](const at::Tensor& logits, std::int64_t row) { reference.keep(logits, row); });
+  perplexity(model_, ids_, config, [&](const at::Tensor& logits, std::int64_t row) { reference.compare(logits, row); });
   EXPECT_EQ(reference.divergence().tokens, 3 * 199);
   EXPECT_NEAR(reference.divergence().kl, 0, 1e-9);
   EXPECT_EQ(reference.divergence().top1, 1);

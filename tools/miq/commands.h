@@ -41,6 +41,7 @@ void add_export_command(CLI::App& program);
 void add_verify_command(CLI::App& program);
 void add_bench_command(CLI::App& program);
 void add_serve_command(CLI::App& program);
+void add_report_command(CLI::App& program);
 void add_config_command(CLI::App& program);    ///< config show, config convert
 void add_list_command(CLI::App& program);
 

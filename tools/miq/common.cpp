@@ -5,6 +5,7 @@
 #include "miq/core/log.h"
 #include "miq/core/memory.h"
 #include "miq/dataset/task.h"
+#include "miq/executor/sweep.h"
 
 namespace miq::tools {
 
@@ -58,6 +59,7 @@ ConfigSource read_source(const JobOptions& options) {
   for (const std::string& assignment : options.assignments) source.set(assignment);
   if (!options.memory.empty()) source.set("pipeline.memory=" + options.memory);
   if (!options.tasks.empty()) source.set("evaluation.tasks=" + task_list(options));
+  else if (options.limit > 0 && options.shots < 0 && executor::has_sweep(source)) source.put("sweep.limit", YAML::Node(options.limit), "--limit");
   else if (options.shots >= 0 || options.limit > 0)
     throw Error(ErrorKind::config, "--shots and --limit are of --tasks", options.shots >= 0 ? "--shots" : "--limit", "add --tasks, or set shots and limit in evaluation.tasks");
   const auto put = [&](const char* path, const std::string& value, const char* flag) {

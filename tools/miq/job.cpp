@@ -1,6 +1,8 @@
 // miq quantize, eval, run.
 #include "commands.h"
 #include "miq/core/error.h"
+#include "miq/core/log.h"
+#include "miq/core/process_group.h"
 #include "miq/core/text.h"
 #include "miq/executor/job.h"
 #include "miq/executor/plan.h"
@@ -24,15 +26,19 @@ void add_job_command(CLI::App& program, const std::string& name, const std::stri
   command->add_flag("--dry-run", options->dry_run, "check all that can be checked before the work, tell what would be done, and write nothing");
   add_examples(*command, examples);
   command->callback([options, mode] {
+    set_verbosity(options->common.verbosity());
     const executor::JobConfig config = read_job(*options);
     if (config.sweeps) throw Error(ErrorKind::config, "the configuration describes a sweep", options->config, "run it with miq sweep, or leave sweep out");
     if (options->dry_run) {
       const nlohmann::ordered_json job = executor::dry_run(config, mode, {options->overwrite});
       return print(options->common.json ? to_text(job) : executor::format_dry_run(job));
     }
+    process_group::start();
     const nlohmann::ordered_json results = executor::run_job(config, mode, {options->overwrite});
-    print(options->common.json ? to_text(results) : executor::format_report(results));
-    executor::require_met(results);
+    const bool tells = process_group::rank() == 0;
+    if (tells) print(options->common.json ? to_text(results) : executor::format_report(results));
+    process_group::finish();
+    if (tells) executor::require_met(results);
   });
 }
 
@@ -40,11 +46,20 @@ void add_job_command(CLI::App& program, const std::string& name, const std::stri
 
 void add_sweep_command(CLI::App& program) {
   CLI::App* const command = program.add_subcommand("sweep", "run every combination of the values that `sweep` lists for some keys");
-  const auto options = std::make_shared<JobOptions>();
+  struct Options : JobOptions {
+    bool dry_run = false;
+  };
+  const auto options = std::make_shared<Options>();
   add_job_options(*command, *options);
+  command->add_flag("--dry-run", options->dry_run, "check every variant before the work, tell which there are, and write nothing");
   add_examples(*command, {"miq sweep --config configs/tiny.yaml --set 'sweep={recipe.preset: [rtn, gptq], recipe.grid.bits: [4, 3]}' --output runs/sweep"});
   command->callback([options] {
-    const nlohmann::ordered_json summary = executor::run_sweep(executor::read_sweep(read_source(*options)), {options->overwrite});
+    const executor::Sweep sweep = executor::read_sweep(read_source(*options));
+    if (options->dry_run) {
+      const nlohmann::ordered_json checked = executor::check_sweep(sweep, {options->overwrite});
+      return print(options->common.json ? to_text(checked) : executor::format_checked_sweep(checked));
+    }
+    const nlohmann::ordered_json summary = executor::run_sweep(sweep, {options->overwrite});
     print(options->common.json ? to_text(summary) : executor::format_sweep(summary));
   });
 }

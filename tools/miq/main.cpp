@@ -1,19 +1,37 @@
 // miq: parse, call the executor, print. The one place where errors end.
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <iostream>
 #include <new>
 
 #include "commands.h"
 #include "miq/core/error.h"
 #include "miq/core/log.h"
+#include "miq/core/process_group.h"
 #include "miq/core/text.h"
 
 namespace {
 
 int fail(const miq::Error& error) {
-  std::fputs((miq::printable(error.what()) + "\n").c_str(), stderr);
-  return error.exit_status();
+  const bool ranks = miq::process_group::world_size() > 1;
+  if (miq::process_group::tell_failure(error)) std::fputs((miq::log_prefix() + miq::printable(error.what()) + "\n").c_str(), stderr);
+  if (!ranks) return error.exit_status();
+  std::fflush(nullptr);
+  std::_Exit(error.exit_status());  // the group's threads may wait for ranks that do not come
+}
+
+// Several processes would do the same work several times, and write the same files.
+void refuse_ranks(const CLI::App& program) {
+  for (const CLI::App* const command : program.get_subcommands()) {
+    const std::string name = command->get_name();
+    if (name == "eval" || name == "quantize" || name == "run") continue;
+    const miq::process_group::Launch launch = miq::process_group::read_launch();
+    if (launch.world_size == 1) continue;
+    miq::set_log_rank(launch.rank);
+    throw miq::Error(miq::ErrorKind::unsupported, "miq " + name + " runs as one process, not as " + std::to_string(launch.world_size) + " (" + launch.launcher + ")", "command line",
+                     "start it without the launcher; miq quantize, eval and run take several ranks (docs/distributed.md)");
+  }
 }
 
 // LibTorch's own errors carry a stack trace; its first line says what happened.
@@ -41,6 +59,7 @@ int run(int argc, char** argv) {
   CLI::App program("miq quantizes language models, exports them, and measures what it cost.", "miq");
   program.set_version_flag("--version", "miq " MIQ_VERSION);
   program.require_subcommand(1);
+  program.parse_complete_callback([&program] { refuse_ranks(program); });
   program.failure_message([](const CLI::App*, const CLI::Error& error) { return std::string(error.what()); });
   miq::tools::add_job_commands(program);
   miq::tools::add_sweep_command(program);
@@ -51,6 +70,7 @@ int run(int argc, char** argv) {
   miq::tools::add_generate_command(program);
   miq::tools::add_bench_command(program);
   miq::tools::add_serve_command(program);
+  miq::tools::add_report_command(program);
   miq::tools::add_config_command(program);
   miq::tools::add_list_command(program);
   miq::tools::add_doctor_command(program);

@@ -7,8 +7,8 @@
 
 namespace miq {
 
-/// "cpu", "cuda", "cuda:1" or "auto" (the first GPU if there is one, else the CPU). ROCm builds of
-/// LibTorch answer to "cuda". @throws Error{config} for another name, Error{unsupported} when this
+/// "cpu", "cuda", "cuda:1" or "auto" ("cuda" if there is a GPU, else the CPU). "cuda" is the first GPU, of
+/// several ranks (core/process_group.h) the one of local_rank(). ROCm builds of LibTorch answer to "cuda". @throws Error{config} for another name, Error{unsupported} when this
 /// LibTorch or machine has no such device.
 at::Device parse_device(const std::string& name);
 

@@ -13,6 +13,12 @@ enum class LogLevel { debug, info, warning, error };
 /// always gets debug.
 void set_verbosity(int verbosity);
 
+/// Of several processes this is the `rank`-th: above 0 only warnings and errors go to stderr, behind log_prefix(), whatever the verbosity.
+void set_log_rank(int rank);
+
+/// "[rank 1] " on ranks above 0, else empty: what lines on stderr begin with.
+std::string log_prefix();
+
 /// Also writes to the end of `path` from now on. @throws Error{io} when it cannot be opened.
 void log_to_file(const std::string& path);
 

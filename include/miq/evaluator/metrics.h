@@ -58,6 +58,7 @@ Record record_from_json(const nlohmann::json& value, const std::string& where);
 /// A line each, written whole or not at all. @throws Error{io}.
 void write_records(const std::filesystem::path& path, const std::vector<Record>& records);
 std::vector<Record> read_records(const std::filesystem::path& path);
+std::vector<Record> records_from_text(const std::string& lines, const std::string& where);
 
 /// Scores one document by every metric of the task.
 /// @throws Error{numeric} for a log-likelihood that is not a number, Error{config} for a metric that cannot be had of such documents (both

@@ -44,31 +44,37 @@ struct Divergence {
   double top1 = 0;  ///< share of tokens at which both find the same one likeliest
 };
 
-/// The first distributions that a model gives in a perplexity(), kept to compare another model's with.
+/// The first distributions that a model gives in a perplexity(), kept to compare another model's with. Rows are told by their place in the
+/// whole text (`row` of the first), so that several ranks keep together what one process keeps: each those that it sees.
 class ReferenceDistributions {
  public:
-  explicit ReferenceDistributions(std::int64_t most_bytes) : bytes_left_(most_bytes) {}
-  void keep(const at::Tensor& logits_RV);     ///< as many of the rows as there is room for, in float32
-  void compare(const at::Tensor& logits_RV);  ///< with the next of the kept rows, as many as are left
-  Divergence divergence() const;              ///< of what was compared
-  const std::vector<at::Tensor>& kept() const { return kept_; }         ///< log-probabilities [rows, V], part by part
-  void restore(std::vector<at::Tensor> kept) { kept_ = std::move(kept); }  ///< what another kept
+  /// Rows [rows, V] from `row` of the text on, float32.
+  struct Kept {
+    std::int64_t row;
+    at::Tensor log_probabilities_RV;
+  };
+  explicit ReferenceDistributions(std::int64_t most_bytes) : most_bytes_(most_bytes) {}
+  void keep(const at::Tensor& logits_RV, std::int64_t row);     ///< in float32, of the text's first rows, for which there is room; rows ascend
+  void compare(const at::Tensor& logits_RV, std::int64_t row);  ///< with those of them that were kept
+  Divergence divergence() const;                                ///< of what was compared, on all ranks: a collective
+  const std::vector<Kept>& kept() const { return kept_; }
+  void restore(std::vector<Kept> kept) { kept_ = std::move(kept); }  ///< what another kept
 
  private:
-  std::int64_t bytes_left_;
-  std::vector<at::Tensor> kept_;  // log-probabilities
-  size_t part_ = 0;               // the next to compare with
-  std::int64_t row_ = 0;
+  std::int64_t most_bytes_;
+  std::vector<Kept> kept_;
   std::int64_t tokens_ = 0, same_ = 0;
   double kl_sum_ = 0;
 };
 
 /// Scores the token stream ids [N] int64. Windows go through the model layer by layer, several at a
 /// time, so that a model whose blocks are not held is read once.
+/// Of several ranks each takes windows side by side; all get the figure of one process.
 /// @throws Error{config} when the stream is shorter than one window.
-/// `see`: shown the logits of every predicted position, [rows, V] float32, in the order of the text.
+/// `see`: shown the logits of the predicted positions, [rows, V] float32, in the order of the text, `row` being the first one's place among
+/// all that are predicted; of several ranks each sees those of its windows.
 Perplexity perplexity(model::LanguageModel& model, const at::Tensor& ids, const PerplexityConfig& config,
-                      const std::function<void(const at::Tensor& logits_RV)>& see = {});
+                      const std::function<void(const at::Tensor& logits_RV, std::int64_t row)>& see = {});
 
 /// The keys of an element of `evaluation.perplexity`.
 void visit_fields(FieldVisitor& visitor, PerplexityConfig& config);

@@ -19,7 +19,7 @@ struct TaskRunOptions {
 void check_metrics(const dataset::Task& task, const std::vector<dataset::TaskSubject>& subjects);
 
 /// Asks the model every request of the documents and scores the answers, in the order of the documents. Texts longer than the model's
-/// context are cut on the left.
+/// context are cut on the left. Of several ranks (core/process_group.h) each asks a part of the documents, and all get all records.
 /// @throws Error{config} naming the document for a letter that the tokenizer does not know, Error{unsupported} for a task that asks a chat
 /// model without a chat template.
 std::vector<Record> run_task(model::LanguageModel& model, const dataset::Tokenizer& tokenizer, const dataset::Task& task,

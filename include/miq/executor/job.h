@@ -22,6 +22,7 @@ struct JobOptions {
 /// the log and, if exported, the checkpoint in model/) unless that is empty. What an interrupted job with the
 /// same configuration, model and data left in the folder is not done again, and the outcome is the same to the last bit; a
 /// complete one's results are returned as they are. Everything that can be checked beforehand is, before a weight is read.
+/// Of several ranks (core/process_group.h), rank 0 returns and writes the results, the others return null.
 /// @throws Error, Error{config} naming the differences when another job's output is in the folder
 nlohmann::ordered_json run_job(const JobConfig& config, JobMode mode, const JobOptions& options = {});
 

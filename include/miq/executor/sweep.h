@@ -38,6 +38,7 @@ struct Sweep {
   std::vector<SweepAxis> axes;
   std::vector<SweepVariant> variants;
   std::vector<SweepTest> tests;      ///< of kind ood
+  std::vector<std::string> left_out; ///< with `missing: skip`: sets whose data are not there, and why
 };
 
 bool has_sweep(const ConfigSource& source);
@@ -51,6 +52,13 @@ Sweep read_sweep(const ConfigSource& source);
 /// are Pareto-optimal in size and quality, and the matrices of a study.
 /// @throws Error of the first variant that failed, when the others are done.
 nlohmann::ordered_json run_sweep(const Sweep& sweep, const JobOptions& options);
+
+/// Checks every variant as far as that goes before the work, and returns their names, those of complete ones and of interrupted ones.
+/// Nothing is made. @throws Error naming the variant
+nlohmann::ordered_json check_sweep(const Sweep& sweep, const JobOptions& options);
+
+/// That as a table for a terminal.
+std::string format_checked_sweep(const nlohmann::ordered_json& checked);
 
 /// sweep.json from the variants' results.json, which must all be there or say so.
 nlohmann::ordered_json summarise_sweep(const Sweep& sweep);

@@ -31,6 +31,10 @@ class InputStatistics {
   /// Adds all that `other` has seen: of experts, whose inputs are parts of one.
   void merge(const InputStatistics& other);
 
+  /// Adds what the other ranks have seen, of other sequences: afterwards all have the statistics of all. A collective of the process group
+  /// (core/process_group.h). @throws Error as collectives do.
+  void all_reduce();
+
   /// [I, I] float32, symmetric. @throws Error{numeric} when an input was not finite.
   at::Tensor hessian() const;
   /// That, made of the sums themselves without a copy: hessian() and add() are over then.
