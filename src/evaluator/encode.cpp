@@ -67,9 +67,7 @@ Ids encode_context(const dataset::Tokenizer& tokenizer, const std::string& text)
 }
 
 ScoreRequest encode_pair(const dataset::Tokenizer& tokenizer, const std::string& context, const std::string& continuation, std::int64_t max_length) {
-  if (context.empty()) return encode_alone(tokenizer, continuation, max_length);
-  const std::string_view stem = dataset::rstrip(context);
-  return encode_behind(tokenizer, stem, encode_context(tokenizer, std::string(stem)), std::string_view(context).substr(stem.size()), continuation, max_length);
+  return encode_pairs(tokenizer, {{context, continuation}}, max_length).front();
 }
 
 std::vector<ScoreRequest> encode_pairs(const dataset::Tokenizer& tokenizer, const std::vector<std::pair<std::string, std::string>>& pairs, std::int64_t max_length) {

@@ -14,8 +14,6 @@ namespace {
 
 using Texts = std::vector<std::vector<std::int64_t>>;
 
-constexpr std::int64_t kMinShared = 8;
-
 // Bytes of the keys and values of a token, in all layers.
 std::int64_t cache_bytes_per_token(const model::LanguageModel& model) {
   const model::Architecture& a = model.architecture();
@@ -122,7 +120,7 @@ std::vector<std::vector<std::int64_t>> generate_greedily(model::LanguageModel& m
         const auto& before = prompts[wave.back()];
         shared = std::mismatch(before.begin(), before.end(), prompt.begin(), prompt.end()).first - before.begin();
       }
-      const std::int64_t own = static_cast<std::int64_t>(prompt.size()) - shared + options.max_new_tokens + 128;  // pages are not full
+      const std::int64_t own = static_cast<std::int64_t>(prompt.size()) - shared + options.max_new_tokens + model::TextCache::kPageTokens;  // pages are not full
       if (!wave.empty() && tokens + own > room) break;
       tokens += own;
       wave.push_back(different[begin]);

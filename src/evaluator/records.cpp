@@ -13,13 +13,10 @@ namespace {
 using Json = nlohmann::json;
 using OrderedJson = nlohmann::ordered_json;
 
-// JSON has no infinities: what is not finite is null.
-OrderedJson number(double value) { return std::isfinite(value) ? OrderedJson(value) : OrderedJson(nullptr); }
-
 // A count as 3, not 3.0.
 OrderedJson short_number(double value) {
   const bool whole = std::isfinite(value) && std::abs(value) < 1e15 && value == std::floor(value);
-  return whole ? OrderedJson(static_cast<std::int64_t>(value)) : number(value);
+  return whole ? OrderedJson(static_cast<std::int64_t>(value)) : number_or_null(value);
 }
 
 OrderedJson object_of(const NamedValues& values) {
@@ -79,7 +76,7 @@ OrderedJson to_json(const Record& record) {
   else value["gold"] = nullptr;
   if (!record.loglikelihoods.empty()) {
     OrderedJson numbers = OrderedJson::array();
-    for (const double loglikelihood : record.loglikelihoods) numbers.push_back(number(loglikelihood));
+    for (const double loglikelihood : record.loglikelihoods) numbers.push_back(number_or_null(loglikelihood));
     value["loglikelihoods"] = std::move(numbers);
   }
   value["metrics"] = object_of(record.metrics);
@@ -161,9 +158,9 @@ std::vector<Record> records_from_text(const std::string& content, const std::str
 OrderedJson to_json(const MetricValue& value) {
   static const char* const directions[] = {"higher", "lower", "zero"};
   OrderedJson json;
-  json["value"] = number(value.value);
-  json["stderr"] = number(value.standard_error);
-  json["ci95"] = {number(value.low), number(value.high)};
+  json["value"] = number_or_null(value.value);
+  json["stderr"] = number_or_null(value.standard_error);
+  json["ci95"] = {number_or_null(value.low), number_or_null(value.high)};
   json["documents"] = value.documents;
   if (value.left_out > 0) json["left_out"] = value.left_out;
   if (std::isfinite(value.chance)) json["chance"] = value.chance;

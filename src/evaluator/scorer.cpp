@@ -8,9 +8,6 @@
 namespace miq::evaluator {
 namespace {
 
-// Shared beginnings shorter than this cost more to keep apart than to run again.
-constexpr std::int64_t kMinShared = 8;
-
 using Texts = std::vector<std::vector<std::int64_t>>;
 
 void check_ids(const model::LanguageModel& model, const std::vector<std::int64_t>& ids) {

@@ -21,6 +21,9 @@ struct TextTree {
   std::int64_t node_at(std::int64_t text, std::int64_t position) const;
 };
 
+/// Shared beginnings shorter than this cost more to keep apart than to run again.
+constexpr std::int64_t kMinShared = 8;
+
 /// Texts (none empty) that agree in at least `min_shared` further tokens share a node for them; fewer are not worth a node.
 TextTree make_text_tree(const std::vector<std::vector<std::int64_t>>& texts, std::int64_t min_shared);
 

@@ -32,8 +32,15 @@ std::string found(const std::string& text, const std::string& pattern) {
   return std::regex_search(text, match, std::regex(pattern)) ? match[1].str() : "";
 }
 
+std::string variable(const char* name) {
+  const char* const value = std::getenv(name);
+  return value != nullptr ? value : "";
+}
+
 // Processors that this process may run on.
 int allowed_cores() {
+  for (const char* binds : {"GOMP_CPU_AFFINITY", "OMP_PROC_BIND"})  // this thread alone would be seen
+    if (!variable(binds).empty()) return static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN));
   cpu_set_t set;
   CPU_ZERO(&set);
   return ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN));
@@ -47,11 +54,6 @@ double cgroup_cores() {
   double microseconds = 0;
   std::ifstream quota_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), period_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
   return quota_file >> microseconds && period_file >> period && microseconds > 0 && period > 0 ? microseconds / period : 0;
-}
-
-std::string variable(const char* name) {
-  const char* const value = std::getenv(name);
-  return value != nullptr ? value : "";
 }
 
 // Settings of the environment that make work slower, with why.

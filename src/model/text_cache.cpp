@@ -11,6 +11,8 @@
 
 namespace miq::model {
 
+static_assert(TextCache::kPageTokens == kernels::kChunk, "a page is a chunk of keys");
+
 using kernels::kChunk;
 
 std::int64_t TextCache::length(std::int64_t text) const {

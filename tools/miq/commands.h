@@ -52,6 +52,9 @@ void add_doctor_command(CLI::App& program);
 /// Command lines that the help of the command ends with. They hold as they stand for a MODEL, a folder DATA and the files of configs/.
 void add_examples(CLI::App& command, const std::vector<std::string>& lines);
 
+/// The bytes of a flag's value such as 4GiB. @throws Error{config} naming the flag.
+std::int64_t bytes_of(const std::string& text, const char* flag);
+
 /// Writes to stdout with a final newline and flushes. @throws Error{io} when it cannot be written.
 void print(const std::string& text);
 

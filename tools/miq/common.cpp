@@ -3,6 +3,7 @@
 #include "commands.h"
 #include "miq/core/error.h"
 #include "miq/core/log.h"
+#include "miq/core/memory.h"
 #include "miq/dataset/task.h"
 #include "miq/executor/sweep.h"
 
@@ -82,6 +83,12 @@ void add_examples(CLI::App& command, const std::vector<std::string>& lines) {
   std::string text = "Examples:";
   for (const std::string& line : lines) text += "\n  " + line;
   command.footer(text);
+}
+
+std::int64_t bytes_of(const std::string& text, const char* flag) {
+  const auto bytes = parse_bytes(text);
+  if (!bytes || *bytes == 0) throw Error(ErrorKind::config, "'" + text + "' is not a size", flag, "write for example 4GiB");
+  return *bytes;
 }
 
 void print(const std::string& text) {

@@ -28,11 +28,7 @@ void add_export_command(CLI::App& program) {
   add_examples(*app, {"miq export --from runs/rtn/model --format compressed-tensors --output runs/ct", "miq export --from MODEL --format gguf --variant q8_0 --output runs/gguf"});
   app->callback([options] {
     set_verbosity(options->common.verbosity());
-    if (!options->shard_size.empty()) {
-      const auto bytes = parse_bytes(options->shard_size);
-      if (!bytes || *bytes == 0) throw Error(ErrorKind::config, "'" + options->shard_size + "' is not a size", "--shard-size", "write for example 5GiB");
-      options->config.target.shard_size = *bytes;
-    }
+    if (!options->shard_size.empty()) options->config.target.shard_size = bytes_of(options->shard_size, "--shard-size");
     const nlohmann::ordered_json done = executor::convert_checkpoint(options->config);
     if (options->common.json) return print(to_text(done));
     std::string text = done["output"].get<std::string>() + ": " + std::to_string(done["linears"].get<std::int64_t>()) + " quantized linears, " +

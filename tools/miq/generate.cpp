@@ -6,7 +6,6 @@
 #include "miq/core/error.h"
 #include "miq/core/hub_cache.h"
 #include "miq/core/log.h"
-#include "miq/core/memory.h"
 #include "miq/core/text.h"
 #include "miq/dataset/chat.h"
 #include "miq/dataset/tokenizer.h"
@@ -48,13 +47,6 @@ std::vector<std::int64_t> encode_prompt(const GenerateCommand& command, const da
   return dataset::encode_chat(tokenizer, kind, messages, /*add_generation_prompt=*/true);
 }
 
-std::int64_t memory_budget(const std::string& text) {
-  if (text.empty() || text == "auto") return 0;
-  const auto bytes = parse_bytes(text);
-  if (!bytes || *bytes == 0) throw Error(ErrorKind::config, "'" + text + "' is not a size", "--memory", "write for example 4GiB");
-  return *bytes;
-}
-
 void run(GenerateCommand command) {
   const c10::InferenceMode inference;
   command.model = resolve_model_path(command.model).string();
@@ -62,7 +54,7 @@ void run(GenerateCommand command) {
   const at::Device device = parse_device(command.device);
   const auto tokenizer = dataset::load_tokenizer(command.model);
   model::LanguageModel model = executor::open_model(command.model, command.architecture, device);
-  model.set_memory_budget(memory_budget(command.memory));
+  if (!command.memory.empty() && command.memory != "auto") model.set_memory_budget(bytes_of(command.memory, "--memory"));
   model.set_compute_dtype(model::resolve_compute_dtype(command.dtype, model.architecture(), device));
   model::GenerateOptions options = command.options;
   const std::vector<std::int64_t> prompt = encode_prompt(command, *tokenizer, options);
@@ -112,7 +104,7 @@ void add_generate_command(CLI::App& program) {
   app->add_option("--device", command->device, "cpu, cuda, cuda:N or auto")->type_name("DEVICE");
   app->add_flag("!--ignore-eos", command->options.stop_at_eos, "go on behind the end-of-sequence token");
   add_common(*app, command->common);
-  add_examples(*app, {"miq generate --model MODEL --prompt 'Once upon a time' --max-new-tokens 64", "miq generate --model MODEL --prompt 'Name three colours.' --chat chatml --temperature 0.7 --top-p 0.9"});
+  add_examples(*app, {"miq generate --model MODEL --prompt 'Once upon a time' --max-new-tokens 64", "miq generate --model MODEL --prompt 'Name three colours:' --temperature 0.7 --top-p 0.9 --seed 1"});
   app->callback([command, system] {
     command->has_system = system->count() > 0;
     run(*command);

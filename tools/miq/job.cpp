@@ -87,7 +87,7 @@ void add_job_commands(CLI::App& program) {
   add_job_command(program, "run", "quantize, then score the quantized model from memory", executor::JobMode::run,
                   {"miq run --config configs/tiny.yaml --output runs/tiny",
                    "miq run --config configs/awq-gptq-w3.yaml --model MODEL --data-dir DATA --output runs/w3 --memory 4GiB --dry-run",
-                   "miq run --config configs/gptq-w4.yaml --model MODEL --data-dir DATA --expect 'perplexity.wikitext2 <= 1.03 x baseline'"});
+                   "miq run --config configs/gptq-w4.yaml --model MODEL --data-dir DATA --output runs/gated --expect 'perplexity.wikitext2 <= 1.03 x baseline'"});
 }
 
 }  // namespace miq::tools

@@ -45,7 +45,7 @@ miq::Error from_libtorch(const c10::Error& error) {
 // The sections of miq --help, in their order.
 void group_commands(CLI::App& program) {
   static const std::pair<const char*, std::vector<const char*>> kSections[] = {
-      {"Quantize and judge", {"run", "quantize", "eval", "sweep", "plan"}},
+      {"Quantize and judge", {"run", "quantize", "eval", "sweep", "report", "plan"}},
       {"Checkpoints", {"inspect", "export", "verify"}},
       {"Run a model", {"generate", "serve", "bench"}},
       {"Look up and set up", {"list", "config", "doctor", "completion"}},

@@ -49,11 +49,12 @@ void run(const ReportCommand& command) {
 void add_report_command(CLI::App& program) {
   CLI::App* const app = program.add_subcommand("report", "runs and sweeps as one page of figures, tables and words");
   const auto command = std::make_shared<ReportCommand>();
-  app->add_option("RUN", command->runs, "run directories (results.json) and sweep directories (sweep.json)")->required();
+  app->add_option("RUN", command->runs, "run directories (results.json) and sweep directories (sweep.json)")->required()->type_name("DIR");
   app->add_option("-o,--output", command->output, "the file to write, for example report.html; else Markdown goes to stdout")->type_name("FILE");
   app->add_option("--format", command->format, "html, markdown or csv; by default what the file's name ends in")->check(CLI::IsMember({"html", "markdown", "csv"}));
   app->add_option("--title", command->title, "the report's title")->type_name("TEXT");
   add_common(*app, command->common);
+  add_examples(*app, {"miq report runs/tiny", "miq report runs/tiny --format markdown"});
   app->callback([command] { run(*command); });
 }
 

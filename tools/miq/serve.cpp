@@ -8,7 +8,6 @@
 #include "miq/core/error.h"
 #include "miq/core/hub_cache.h"
 #include "miq/core/log.h"
-#include "miq/core/memory.h"
 #include "miq/core/text.h"
 #include "miq/executor/open_model.h"
 
@@ -23,12 +22,6 @@ struct ServeCommand {
 
 volatile std::sig_atomic_t interrupts = 0;
 void count_interrupt(int) { interrupts = interrupts + 1; }
-
-std::int64_t bytes_of(const std::string& text, const char* flag) {
-  const auto bytes = parse_bytes(text);
-  if (!bytes || *bytes == 0) throw Error(ErrorKind::config, "'" + text + "' is not a size", flag, "write for example 4MiB");
-  return *bytes;
-}
 
 bool is_loopback(const std::string& host) { return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0; }
 

@@ -20,6 +20,8 @@ struct Segment {
 /// is not full is copied. Texts are named by any numbers of the caller's.
 class TextCache {
  public:
+  static constexpr std::int64_t kPageTokens = 128;  ///< of a page that is full
+
   /// Attention of the segments' tokens to themselves and all before them in their texts, which take up their keys and values:
   /// query [N, heads, D], key and value [N, K, D], rotated, unit stride in D. Returns [N, heads * D]; rows behind the last
   /// segment are 0. A row does not depend on what else is in the batch.
