@@ -458,7 +458,7 @@ class BadInput(Case):
                                  ("calibration.samples=1000000", "tokens"), ("calibration.dataset=wikitext3", "wikitext2"), ("model.dtype=int8", "dtype")]:
             with self.subTest(assignment):
                 self.expect_error(miq("quantize", "--config", CONFIG, "--set", assignment), 2, text)
-        self.expect_error(miq("quantize", "--config", CONFIG, "--set", "sweep={bits: [2]}"), 3)
+        self.expect_error(miq("quantize", "--config", CONFIG, "--set", "sweep={recipe.grid.bits: [2]}"), 2, "miq sweep")
 
 
 class Interruption(Case):
@@ -481,7 +481,7 @@ class Interruption(Case):
 
         result = miq("quantize", "--config", CONFIG, "--output", self.folder, "-q", "--set", "export.format=dequantized", preexec_fn=limit)
         self.expect_error(result, 4, "model")
-        self.assertEqual(sorted(p.name for p in self.folder.iterdir()), ["miq.log"])
+        self.assertEqual(sorted(p.name for p in self.folder.iterdir()), ["manifest.json", "miq.log", "resume"])
 
     @unittest.skipIf(os.geteuid() == 0, "root may write everywhere")
     def test_unwritable_output(self):
