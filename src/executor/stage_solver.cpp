@@ -27,9 +27,9 @@ std::uint64_t seed_of(const std::string& name, const char* side, std::int64_t se
 std::string search_key(const LayerRecipe& layer) {
   LayerRecipe copy = layer;
   ConfigDumper dumper;
-  visit_fields(dumper, copy.grid);
-  visit_fields(dumper, copy.transform);
-  visit_fields(dumper, copy.activation);
+  dumper.object("grid", copy.grid, "");
+  dumper.object("transform", copy.transform, "");
+  dumper.object("activation", copy.activation, "");
   return dumper.json().dump() + " " + std::to_string(static_cast<int>(layer.grid.scale_dtype));
 }
 

@@ -151,7 +151,6 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"evaluation: {tasks: [[piqa]]}", ErrorKind::config, "evaluation.tasks.0", "a list"},
         Mistake{"evaluation: {bootstrap: 0}", ErrorKind::config, "evaluation.bootstrap", "2 .."},
         Mistake{"evaluation: {perplexity: [wikitext2]}", ErrorKind::config, "evaluation.perplexity.0", "keys with values"},
-        Mistake{"sweep: {bits: [2, 3]}", ErrorKind::unsupported, "sweep", "sweeps"},
         Mistake{"a: [1, 2", ErrorKind::config, "test.yaml:", "not valid YAML"},
         Mistake{"- just\n- a list", ErrorKind::config, "test.yaml", "mapping"},
         Mistake{"? [a]\n: 1", ErrorKind::config, "test.yaml", "plain text"}));
