@@ -313,5 +313,30 @@ class Studies(SweepCase):
         self.assertIn("4 variants, in ", self.sweep(config, "--dry-run").stdout)
 
 
+class Papers(SweepCase):
+    """configs/papers, as far as a dry run goes."""
+
+    DATA = ROOT.parent / "shared/data"
+    VARIANTS = {"figure1-standard": 12, "table2-boss-eqa": 48, "table2-boss-nli": 48, "table2-boss-sa": 48, "table2-boss-td": 48, "table3-cross-dataset": 24, "table4-subjects-ceval": 36,
+                "table4-subjects-cmmlu": 36, "table5-corpora": 45}
+
+    def test_every_file_is_known(self):
+        self.assertEqual({path.stem for path in (ROOT / "configs/papers").iterdir()}, set(self.VARIANTS))
+        for path in (ROOT / "configs/papers").iterdir():
+            miq("config", "show", "--config", path, check=0)
+
+    @unittest.skipUnless(DATA.is_dir(), "no ../shared/data")
+    def test_what_is_there_can_run(self):
+        for name, count in self.VARIANTS.items():
+            with self.subTest(name):
+                small = [] if "subjects" in name or "cross" in name else ["--set", "calibration.samples=2"]
+                small += ["--set", "calibration.per_subject=1"] if not small else []
+                fewer = ["--set", "sweep.recipe.grid.bits=[4]"]  # a third
+                checked = self.summary(ROOT / f"configs/papers/{name}.yaml", "--dry-run", "--limit", "1", "--model", TINY, "--data-dir", self.DATA, "--set", "calibration.seqlen=64", *small, *fewer)
+                left = sum(entry.startswith("calibration set") for entry in checked["left_out"])
+                sets = {"table2": 4, "table3": 2, "table4": 3, "table5": 3}.get(name[:6], 1)
+                self.assertEqual(len(checked["variants"]), count // 3 // sets * (sets - left))
+
+
 if __name__ == "__main__":
     unittest.main()
