@@ -30,6 +30,28 @@ YAML::Node parse(const std::string& text, const std::string& name) {
   }
 }
 
+// keys[first..] joined by dots, to the one before `last`.
+std::string join_path(const std::vector<std::string>& keys, size_t first, size_t last) {
+  std::string path = keys[first];
+  for (size_t i = first + 1; i < last; ++i) path += "." + keys[i];
+  return path;
+}
+
+// How many of keys[first..] are one key of the mapping: a file may write `recipe.grid.bits: [4, 3]` where keys are paths themselves (sweep, expect).
+size_t keys_in_one(const YAML::Node& map, const std::vector<std::string>& keys, size_t first) {
+  for (size_t last = keys.size(); last > first + 1; --last)
+    if (map.IsMap() && map[join_path(keys, first, last)]) return last - first;
+  return 1;
+}
+
+// Takes keys away that lie below `path` though they stand beside it.
+void remove_below(YAML::Node map, const std::string& path) {
+  std::vector<std::string> below;
+  for (const auto& entry : map)
+    if (entry.first.IsScalar() && entry.first.Scalar().starts_with(path + ".")) below.push_back(entry.first.Scalar());
+  for (const std::string& key : below) map.remove(key);
+}
+
 }  // namespace
 
 ConfigSource ConfigSource::from_text(const std::string& text, const std::string& name) {
@@ -54,10 +76,14 @@ void ConfigSource::set(const std::string& assignment) {
 }
 
 void ConfigSource::put(const std::string& path_text, const YAML::Node& value, const std::string& origin) {
-  const auto keys = split_path(path_text, origin);
+  std::vector<std::string> keys = split_path(path_text, origin);
   YAML::Node node = root_;
   std::string path;
   for (size_t i = 0; i < keys.size(); ++i) {
+    if (const size_t count = keys_in_one(node, keys, i); count > 1) {
+      keys[i] = join_path(keys, i, i + count);
+      keys.erase(keys.begin() + static_cast<std::ptrdiff_t>(i) + 1, keys.begin() + static_cast<std::ptrdiff_t>(i + count));
+    }
     path += (path.empty() ? "" : ".") + keys[i];
     YAML::Node next;
     if (node.IsSequence()) {
@@ -69,6 +95,7 @@ void ConfigSource::put(const std::string& path_text, const YAML::Node& value, co
       else next.reset(node[index]);
     } else {
       if (!node.IsMap() && !node.IsNull()) throw Error(ErrorKind::config, "'" + path + "' lies in a value that has no keys", origin);
+      if (node.IsMap()) remove_below(node, join_path(keys, i, keys.size()));
       if (i + 1 == keys.size()) node[keys[i]] = value;
       else {
         if (!node[keys[i]] || node[keys[i]].IsNull()) node[keys[i]] = YAML::Node(YAML::NodeType::Map);

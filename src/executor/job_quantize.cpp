@@ -63,6 +63,7 @@ void JobRun::allocate(const PipelineOptions& options) {
   for (const auto& [name, bits] : chosen.items()) {
     const auto planned = std::find_if(plan_.begin(), plan_.end(), [&, &wanted = name](const PlannedLinear& entry) { return entry.name == wanted; });
     if (planned == plan_.end()) throw Error(ErrorKind::io, "no linear of the model is called '" + name + "'", known.string(), "start anew with --overwrite");
+    if (!bits.is_number_integer() || bits < 2 || bits > 8) throw Error(ErrorKind::io, "no width of '" + name + "': " + bits.dump(), known.string(), "start anew with --overwrite");
     allocated_.push_back(*planned->choice.layer);
     allocated_.back().grid.bits = bits.get<int>();
     planned->choice.layer = &allocated_.back();

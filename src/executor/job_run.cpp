@@ -264,9 +264,7 @@ Json JobRun::run() {
     case RunState::finished:
       if (process_group::rank() > 0) return {};
       log_info(config_.output + ": this run is complete; --overwrite does it anew");
-      results_ = read_results(fs::path(config_.output) / "results.json");
-      if (Json told = judged(results_); told != results_) folder_->finish(results_ = std::move(told));
-      return std::move(results_);
+      return tell_again();
     case RunState::interrupted: log_info(config_.output + ": goes on with an interrupted run"); break;
     case RunState::fresh: break;
   }
@@ -284,6 +282,12 @@ Json JobRun::run() {
   results_ = judged(std::move(results_));
   if (writes()) folder_->finish(results_);
   return std::move(results_);
+}
+
+Json JobRun::tell_again() {
+  Json results = read_results(fs::path(config_.output) / "results.json");
+  if (Json told = judged(results); told != results) folder_->finish(results = std::move(told));
+  return results;
 }
 
 // With the gates of this call, which may be others than those of the call that made the results.

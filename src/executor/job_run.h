@@ -46,6 +46,8 @@ class JobRun {
   PipelineOptions pipeline_options() const;
   /// Takes the output folder and finds out how far its run has come; done by run() where it was not before.
   RunState begin();
+  /// The results of a complete run, with the gates of this call. After begin().
+  nlohmann::ordered_json tell_again();
   /// Of the finished blocks, once begun.
   std::filesystem::path journal_folder() const { return folder_->resume() / "blocks"; }
   bool is_calibrated() const { return !calibration_ids_.empty(); }

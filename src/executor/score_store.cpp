@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "miq/core/digest.h"
 #include "miq/core/error.h"
 #include "miq/core/file.h"
 #include "miq/core/process_group.h"
@@ -17,6 +18,18 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 static double number(const Json& value) { return value.is_number() ? value.get<double>() : std::nan(""); }
+
+// What a file of the store says; where it says something else, it is damaged.
+template <class Read>
+static auto read_told(const std::string& text, const std::string& where, const Read& read) {
+  parse_json(text, where);  // its depth and syntax
+  try {
+    return read(Json::parse(text));
+  } catch (const Json::exception& error) {
+    throw Error(ErrorKind::io, std::string("no record of a finished score: ") + error.what(), where, "the file is damaged: start anew with --overwrite");
+  }
+}
+
 static std::string base_of(size_t i) { return "perplexity-" + std::to_string(i); }
 
 ScoreStore::ScoreStore(fs::path folder) : folder_(std::move(folder)) {
@@ -37,10 +50,11 @@ std::string ScoreStore::content(const fs::path& file) const {
 std::optional<ScoreStore::Perplexity> ScoreStore::perplexity(size_t i) const {
   const std::string name = base_of(i) + ".json", text = content(name);
   if (text.empty()) return std::nullopt;
-  const Json told = parse_json(text, (folder_ / name).string());
-  Perplexity found{{number(told["value"]), told["windows"], told["tokens"], number(told["seconds"])}, std::nullopt};
-  if (told.contains("kl_divergence")) found.divergence = {told["compared_tokens"], number(told["kl_divergence"]), number(told["top1_agreement"])};
-  return found;
+  return read_told(text, (folder_ / name).string(), [](const Json& told) {
+    Perplexity found{{number(told.at("value")), told.at("windows"), told.at("tokens"), number(told.at("seconds"))}, std::nullopt};
+    if (told.contains("kl_divergence")) found.divergence = {told.at("compared_tokens"), number(told.at("kl_divergence")), number(told.at("top1_agreement"))};
+    return std::optional<Perplexity>(found);
+  });
 }
 
 void ScoreStore::put(size_t i, const Perplexity& perplexity) const {
@@ -58,7 +72,11 @@ std::optional<std::vector<evaluator::ReferenceDistributions::Kept>> ScoreStore::
   if (folder_.empty() || process_group::world_size() > 1 || !fs::exists(path)) return std::nullopt;
   const SafetensorsFile file = SafetensorsFile::open(path);
   std::vector<evaluator::ReferenceDistributions::Kept> kept;
-  for (const auto& [row, spec] : file.specs()) kept.push_back({std::stoll(row), file.tensor(row)});
+  for (const auto& [row, spec] : file.specs()) {
+    if (row.empty() || row.size() > 18 || row.find_first_not_of("0123456789") != std::string::npos)
+      throw Error(ErrorKind::io, "no distributions: a tensor is called '" + row + "'", path.string(), "the file is damaged: start anew with --overwrite");
+    kept.push_back({std::stoll(row), file.tensor(row)});
+  }
   std::sort(kept.begin(), kept.end(), [](const auto& a, const auto& b) { return a.row < b.row; });  // as they were kept, so that sums are the same
   return kept;
 }
@@ -75,15 +93,17 @@ void ScoreStore::put_distributions(size_t i, const std::vector<evaluator::Refere
 std::optional<TaskOutcome> ScoreStore::task(const std::string& records) const {
   const std::string file = "tasks/" + records, told = content(file + ".json");  // written last
   if (told.empty()) return std::nullopt;
-  const std::string where = (folder_ / file).string();
-  return TaskOutcome{evaluator::records_from_text(content(file + ".jsonl"), where + ".jsonl"), number(parse_json(told, where + ".json")["seconds"])};
+  const std::string where = (folder_ / file).string(), lines = content(file + ".jsonl");
+  const auto [seconds, digest] = read_told(told, where + ".json", [](const Json& value) { return std::pair(number(value.at("seconds")), value.at("sha256").get<std::string>()); });
+  if (sha256(lines) != digest) throw Error(ErrorKind::io, "not the records that were written", where + ".jsonl", "the file is damaged: start anew with --overwrite");
+  return TaskOutcome{evaluator::records_from_text(lines, where + ".jsonl"), seconds};
 }
 
 void ScoreStore::put(const std::string& records, const TaskOutcome& outcome) const {
   if (folder_.empty()) return;
   const fs::path tasks = folder_ / "tasks";
   evaluator::write_records(tasks / (records + ".jsonl"), outcome.records);
-  write_file_atomically(tasks / (records + ".json"), to_text({{"seconds", outcome.seconds}}));
+  write_file_atomically(tasks / (records + ".json"), to_text({{"seconds", outcome.seconds}, {"sha256", sha256(read_file(tasks / (records + ".jsonl")))}}));
 }
 
 }  // namespace miq::executor

@@ -60,7 +60,7 @@ class SweepRun {
   }
 
   void fail(size_t v, const Error& error) {
-    log(LogLevel::error, "variant " + sweep_.variants[v].name + ": " + error.what());
+    log_warning("variant " + sweep_.variants[v].name + " failed: " + error.message() + (error.where().empty() ? "" : " (" + error.where() + ")"));
     ++failures_;
     if (!first_error_) first_error_.emplace(error.kind(), "variant " + sweep_.variants[v].name + ": " + error.message(), error.where(), error.fix());
     jobs_[v].reset();
@@ -72,7 +72,10 @@ class SweepRun {
       auto job = std::make_unique<JobRun>(variant.config, sweep_.mode, options_, shared_);
       try {
         job->prepare();
-        if (job->begin() == RunState::finished) job.reset();
+        if (job->begin() == RunState::finished) {
+          job->tell_again();
+          job.reset();
+        }
       } catch (const Error& error) {
         throw Error(error.kind(), "variant " + variant.name + ": " + error.message(), error.where(), error.fix());
       }

@@ -8,6 +8,7 @@
 #include "miq/dataset/calibration.h"
 #include "miq/dataset/task.h"
 #include "miq/executor/sweep.h"
+#include "task_evaluation.h"
 
 namespace miq::executor {
 namespace {
@@ -60,6 +61,8 @@ class SweepReader {
       if (is_study() && (key == "test" || key == "shots")) continue;
       read_axes(key, entry.second);
     }
+    if (is_study() && std::none_of(axes_.begin(), axes_.end(), [](const Axis& axis) { return axis.key.starts_with("calibration"); }))
+      fail("sweep", node_, "of kind ood lists no calibration sets", "write calibration: [{name: a, dataset: ...}, {name: b, dataset: ...}]");
     if (axes_.empty()) fail("sweep", node_, "lists no values", "write for example sweep: {recipe.grid.bits: [4, 3]}");
     common_ = source_.clone();
     common_.put("sweep", YAML::Node(YAML::NodeType::Map), "sweep");
@@ -70,6 +73,7 @@ class SweepReader {
     if (skips_missing_) leave_out_calibrations();
     settle_tasks();
     make_variants();
+    if (is_study()) find_records();
     return std::move(sweep_);
   }
 
@@ -145,10 +149,13 @@ class SweepReader {
   }
 
   void read_axes(const std::string& key, const YAML::Node& node) {
+    for (const char* fixed : {"output", "sweep", "expect"})
+      if (key == fixed || key.starts_with(std::string(fixed) + ".")) fail(key, node, "is the same for all variants", std::string("set ") + fixed + " beside sweep, not in it");
     if (node.IsMap()) {
       for (const auto& entry : node) read_axes(key + "." + entry.first.Scalar(), entry.second);
       return;
     }
+    if (std::any_of(axes_.begin(), axes_.end(), [&](const Axis& other) { return other.key == key; })) fail(key, node, "stands twice", "list its values once");
     if (!node.IsSequence()) fail(key, node, "must be a list of values", "write [" + (node.IsScalar() ? node.Scalar() : std::string("...")) + "]");
     Axis axis{key, {}};
     for (size_t i = 0; i < node.size(); ++i) axis.values.push_back(read_value(key, node[i], i));
@@ -191,7 +198,7 @@ class SweepReader {
       }
       for (size_t s = 0; s < shots.size(); ++s) {
         YAML::Node one = YAML::Clone(keys);
-        one["shots"] = shots[s];
+        one["shots"] = YAML::Clone(shots[s]);
         sweep_.tests.push_back({name, false, tasks.size()});
         tasks.push_back(one);
       }
@@ -213,7 +220,9 @@ class SweepReader {
       return true;
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::io) throw;
-      sweep_.left_out.push_back(name + ": " + error.message() + " (" + error.where() + ")");
+      const std::string told = name + ": " + error.message() + " (" + error.where() + ")";
+      if (std::find(sweep_.left_out.begin(), sweep_.left_out.end(), told) != sweep_.left_out.end()) return false;
+      sweep_.left_out.push_back(told);
       log_warning("left out, for its data are not there: " + sweep_.left_out.back());
       return false;
     }
@@ -277,7 +286,7 @@ class SweepReader {
       for (const std::string& task : dataset::expand_tasks(keys["task"].Scalar())) {
         YAML::Node one = YAML::Clone(keys);
         one["task"] = task;
-        if (has_test_data(one, task)) tasks.push_back(one);
+        if (has_test_data(one, one["shots"] ? task + " with " + one["shots"].Scalar() + " shots" : task)) tasks.push_back(one);
       }
     }
     if (evaluation["tasks"].size() > 0 && tasks.size() == 0)
@@ -330,6 +339,20 @@ class SweepReader {
       variant.config = read_job_config(source);
       variant.config.sweeps = false;
       sweep_.variants.push_back(std::move(variant));
+    }
+  }
+
+  // By their records, tasks that differ in subjects, split or shots alone are told apart.
+  void find_records() {
+    EvaluationConfig until;
+    size_t count = 0;
+    for (const TaskItem& item : sweep_.variants.front().config.evaluation.tasks) {
+      until.tasks.push_back(item);
+      const std::vector<PlannedTask> planned = list_tasks(until);
+      if (planned.size() == count) fail("test", node_["test"], "asks '" + item.task + "' twice in the same way", "leave one out");
+      count = planned.size();
+      for (SweepTest& test : sweep_.tests)
+        if (!test.perplexity && test.item + 1 == until.tasks.size()) test.records = planned.back().records;
     }
   }
 

@@ -25,6 +25,7 @@ Json score_of_task(const Json& task) {
   Json score = {{"what", "task"}, {"name", task["task"].get<std::string>() + (selection.empty() ? "" : " (" + selection + ")")}, {"shots", task["shots"]}, {"metric", metric.key()}};
   for (const char* key : {"value", "stderr", "baseline", "p_value", "p_value_holm", "better"})
     if (metric->contains(key)) score[key] = (*metric)[key];
+  score["records"] = task["records"];
   return score;
 }
 
@@ -47,6 +48,7 @@ Json tell_variant(const SweepVariant& variant) {
     for (const char* key : {"bits_per_weight", "bytes", "seconds", "cpu_seconds"}) told[key] = results["quantization"][key];
   told["model_bytes"] = results["model"]["bytes"];
   told["scores"] = scores_of(results);
+  if (results.contains("expect")) told["expect"] = results["expect"];
   return told;
 }
 
@@ -80,7 +82,7 @@ const SweepAxis* rows_of(const Sweep& sweep) {
 }
 
 // A score in a variant's results that a test asked for.
-const Json* find_score(const Json& variant, const SweepTest& test, const EvaluationConfig& evaluation) {
+const Json* find_score(const Json& variant, const SweepTest& test) {
   if (!variant.value("complete", false)) return nullptr;
   if (test.perplexity) {
     std::int64_t left = static_cast<std::int64_t>(test.item);
@@ -88,10 +90,8 @@ const Json* find_score(const Json& variant, const SweepTest& test, const Evaluat
       if (score["what"] == "perplexity" && left-- == 0) return &score;
     return nullptr;
   }
-  const TaskItem& item = evaluation.tasks[test.item];
-  const std::string name = item.task + (item.options.subjects == "all" ? "" : " (" + item.options.subjects + ")");
   for (const Json& score : variant["scores"])
-    if (score["what"] == "task" && score["name"] == name && (item.options.shots < 0 || score["shots"] == item.options.shots)) return &score;
+    if (score["what"] == "task" && score["records"] == "tasks/" + test.records + ".jsonl") return &score;
   return nullptr;
 }
 
@@ -109,7 +109,7 @@ std::string title_of(const Plane& plane) {
     title += (title.empty() ? "" : ", ") + (value.is_string() ? text_of(value) : end + " " + text_of(value));
   }
   if (plane.shots == "perplexity") return title + (title.empty() ? "" : ", ") + "perplexity";
-  if (plane.shots.is_number()) title += (title.empty() ? "" : ", ") + plane.shots.dump() + " shots";
+  if (plane.shots.is_number() && plane.shots >= 0) title += (title.empty() ? "" : ", ") + plane.shots.dump() + " shots";
   return title;
 }
 
@@ -135,7 +135,7 @@ Json matrix_of(const Sweep& sweep, const SweepAxis& rows, const Plane& plane, co
     });
     Json values = Json::array(), p_values = Json::array(), same = Json::array();
     for (size_t c = 0; c < columns.size(); ++c) {
-      const Json* const score = variant == variants.end() ? nullptr : find_score(*variant, *columns[c], evaluation);
+      const Json* const score = variant == variants.end() ? nullptr : find_score(*variant, *columns[c]);
       values.push_back(score != nullptr ? (*score)["value"] : Json());
       p_values.push_back(score != nullptr ? score->value("p_value", Json()) : Json());
       same.push_back(columns[c]->name == text_of(row));

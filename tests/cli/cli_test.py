@@ -265,11 +265,13 @@ class Tasks(Case):
 
     def test_full_disk(self):
         def limit():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
 
+        rows = self.folder / "riddles/south/test.jsonl"
+        rows.write_text(rows.read_text() * 3)  # so that the records are larger than all else
         result = miq("eval", "--model", TINY, "--tasks", self.task, "--output", self.folder / "out", "-q", preexec_fn=limit)
         self.expect_error(result, 4, "riddles.jsonl")
-        self.assertEqual(sorted(path.name for path in (self.folder / "out").rglob("*") if path.is_file()), ["miq.log"])
+        self.assertEqual(sorted(path.name for path in (self.folder / "out").rglob("*") if path.is_file()), ["manifest.json", "miq.log"])
 
     def test_ready_made_jobs(self):
         show = lambda name, *more: miq("config", "show", "--config", ROOT / "configs" / name, *more, check=0).stdout

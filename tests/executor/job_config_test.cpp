@@ -64,6 +64,22 @@ TEST(JobConfig, ChoosingAnotherGranularityClearsTheGroup) {
   EXPECT_EQ(config.recipe.rules[1].layer.grid.group_size, 32);
 }
 
+TEST(JobConfig, SetFindsKeysThatAreWrittenWithDots) {
+  const auto after = [](const std::string& text, const std::string& assignment) {
+    ConfigSource source = ConfigSource::from_text(text, "test.yaml");
+    source.set(assignment);
+    YAML::Emitter emitter;
+    emitter << YAML::Flow << source.root();
+    return std::string(emitter.c_str());
+  };
+  EXPECT_EQ(after("{sweep: {recipe.grid.bits: [4, 3]}}", "sweep.recipe.grid.bits=[2]"), "{sweep: {recipe.grid.bits: [2]}}");
+  EXPECT_EQ(after("{sweep: {recipe: {grid.bits: [4, 3]}}}", "sweep.recipe.grid.bits=[2]"), "{sweep: {recipe: {grid.bits: [2]}}}");
+  EXPECT_EQ(after("{sweep: {recipe: {grid: {bits: [4, 3]}}}}", "sweep.recipe.grid.bits=[2]"), "{sweep: {recipe: {grid: {bits: [2]}}}}");
+  EXPECT_EQ(after("{sweep: {recipe.grid.bits: [4, 3], recipe.preset: [rtn]}}", "sweep.recipe.grid={group_size: [64]}"), "{sweep: {recipe.preset: [rtn], recipe: {grid: {group_size: [64]}}}}");
+  EXPECT_EQ(after("{sweep: {variants: [{recipe.grid.bits: 4}]}}", "sweep.variants.0.recipe.grid.bits=2"), "{sweep: {variants: [{recipe.grid.bits: 2}]}}");
+  EXPECT_EQ(after("{expect: {perplexity.wikitext2: \"<= 4\"}}", "expect.perplexity.wikitext2=<= 5"), "{expect: {perplexity.wikitext2: <= 5}}");
+}
+
 TEST(JobConfig, SetOverridesAndIsCited) {
   ConfigSource source = ConfigSource::from_text("recipe: {rules: [{match: a, grid: {bits: 4}}]}", "test.yaml");
   source.set("recipe.rules.0.grid.bits=2");

@@ -61,6 +61,8 @@ void add_sweep_command(CLI::App& program) {
     }
     const nlohmann::ordered_json summary = executor::run_sweep(sweep, {options->overwrite});
     print(options->common.json ? to_text(summary) : executor::format_sweep(summary));
+    for (const auto& variant : summary["variants"])
+      if (variant.contains("expect")) executor::require_met({{"expect", variant["expect"]}, {"config", {{"output", sweep.output + "/" + variant["run"].get<std::string>()}}}});
   });
 }
 

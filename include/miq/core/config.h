@@ -64,7 +64,7 @@ class ConfigSource {
   static ConfigSource from_text(const std::string& text, const std::string& name);
   static ConfigSource empty() { return from_text("{}", "(defaults)"); }
 
-  /// Applies `key.path=value` (value: YAML; list elements by index). @throws Error{config}
+  /// Applies `key.path=value` (value: YAML; list elements by index; a key written with dots, as in a sweep, is found by its path). @throws Error{config}
   void set(const std::string& assignment);
   /// Sets the value at `path`, which `origin` gave: messages name that. @throws Error{config}
   void put(const std::string& path, const YAML::Node& value, const std::string& origin);

@@ -27,6 +27,7 @@ struct SweepTest {
   std::string name;
   bool perplexity = false;
   size_t item = 0;     ///< of evaluation.perplexity or evaluation.tasks
+  std::string records = {};  ///< a task's: of the results that answer it
 };
 
 /// `sweep` of a configuration: docs/sweeps.md.
