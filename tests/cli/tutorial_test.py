@@ -53,7 +53,7 @@ class Tutorial(Case):
             port = str(free.getsockname()[1])
         parts = blocks(text)
         self.assertGreater(len(parts), 12)
-        script = "set -eu\n" + "".join(f"echo '{MARK % i}'\n{commands}" for i, (commands, _) in enumerate(parts)).replace("8000", port)
+        script = "set -eu\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n" + "".join(f"echo '{MARK % i}'\n{commands}" for i, (commands, _) in enumerate(parts)).replace("8000", port)
         environment = {**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}", "OMP_WAIT_POLICY": "PASSIVE"}
         result = subprocess.run(["bash", "-c", script], cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900)
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
