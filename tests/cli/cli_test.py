@@ -264,12 +264,16 @@ class Tasks(Case):
         self.expect_error(self.evaluate("--tasks", self.task, check=4), 4, "test.jsonl:1")
 
     def test_full_disk(self):
-        def limit():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+        for most, file in ((1500, "manifest.json"), (4000, "results.json")):
+            def limit():
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
-        result = miq("eval", "--model", TINY, "--tasks", self.task, "--output", self.folder / "out", "-q", preexec_fn=limit)
-        self.expect_error(result, 4, "riddles.jsonl")
-        self.assertEqual(sorted(path.name for path in (self.folder / "out").rglob("*") if path.is_file()), ["miq.log"])
+            result = miq("eval", "--model", TINY, "--tasks", self.task, "--output", self.folder / "out", "-q", preexec_fn=limit)
+            self.expect_error(result, 4, file)
+            self.assertFalse((self.folder / "out" / file).exists())
+            self.assertEqual([path for path in (self.folder / "out").rglob("*") if "partial" in path.name], [])
+        miq("eval", "--model", TINY, "--tasks", self.task, "--output", self.folder / "out", "-q", check=0)  # room was made: it goes on
+        self.assertFalse((self.folder / "out/resume").exists())
 
     def test_ready_made_jobs(self):
         show = lambda name, *more: miq("config", "show", "--config", ROOT / "configs" / name, *more, check=0).stdout
@@ -481,7 +485,9 @@ class Interruption(Case):
 
         result = miq("quantize", "--config", CONFIG, "--output", self.folder, "-q", "--set", "export.format=dequantized", preexec_fn=limit)
         self.expect_error(result, 4, "model")
-        self.assertEqual(sorted(p.name for p in self.folder.iterdir()), ["miq.log"])
+        self.assertEqual(sorted(p.name for p in self.folder.iterdir()), ["manifest.json", "miq.log", "resume"])
+        miq("quantize", "--config", CONFIG, "--output", self.folder, "-q", "--set", "export.format=dequantized", check=0)  # room was made: it goes on
+        self.assertEqual(sorted(p.name for p in self.folder.iterdir()), ["manifest.json", "miq.log", "model", "results.json"])
 
     @unittest.skipIf(os.geteuid() == 0, "root may write everywhere")
     def test_unwritable_output(self):
