@@ -25,7 +25,7 @@ Json score_of_task(const Json& task) {
   Json score = {{"what", "task"}, {"name", task["task"].get<std::string>() + (selection.empty() ? "" : " (" + selection + ")")}, {"shots", task["shots"]}, {"metric", metric.key()}};
   for (const char* key : {"value", "stderr", "baseline", "p_value", "p_value_holm", "better"})
     if (metric->contains(key)) score[key] = (*metric)[key];
-  score["records"] = task["records"];
+  score["records"] = task.value("records", Json());
   return score;
 }
 

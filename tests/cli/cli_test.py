@@ -264,14 +264,16 @@ class Tasks(Case):
         self.expect_error(self.evaluate("--tasks", self.task, check=4), 4, "test.jsonl:1")
 
     def test_full_disk(self):
-        def limit():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
+        for most, file in ((1500, "manifest.json"), (4000, "results.json")):
+            def limit():
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
-        rows = self.folder / "riddles/south/test.jsonl"
-        rows.write_text(rows.read_text() * 3)  # so that the records are larger than all else
-        result = miq("eval", "--model", TINY, "--tasks", self.task, "--output", self.folder / "out", "-q", preexec_fn=limit)
-        self.expect_error(result, 4, "riddles.jsonl")
-        self.assertEqual(sorted(path.name for path in (self.folder / "out").rglob("*") if path.is_file()), ["manifest.json", "miq.log"])
+            result = miq("eval", "--model", TINY, "--tasks", self.task, "--output", self.folder / "out", "-q", preexec_fn=limit)
+            self.expect_error(result, 4, file)
+            self.assertFalse((self.folder / "out" / file).exists())
+            self.assertEqual([path for path in (self.folder / "out").rglob("*") if "partial" in path.name], [])
+        miq("eval", "--model", TINY, "--tasks", self.task, "--output", self.folder / "out", "-q", check=0)  # room was made: it goes on
+        self.assertFalse((self.folder / "out/resume").exists())
 
     def test_ready_made_jobs(self):
         show = lambda name, *more: miq("config", "show", "--config", ROOT / "configs" / name, *more, check=0).stdout
@@ -460,7 +462,7 @@ class BadInput(Case):
                                  ("calibration.samples=1000000", "tokens"), ("calibration.dataset=wikitext3", "wikitext2"), ("model.dtype=int8", "dtype")]:
             with self.subTest(assignment):
                 self.expect_error(miq("quantize", "--config", CONFIG, "--set", assignment), 2, text)
-        self.expect_error(miq("quantize", "--config", CONFIG, "--set", "sweep={recipe.grid.bits: [2]}"), 2, "miq sweep")
+        self.expect_error(miq("quantize", "--config", CONFIG, "--set", "sweep={bits: [2]}"), 2, "miq sweep")
 
 
 class Interruption(Case):
@@ -484,6 +486,8 @@ class Interruption(Case):
         result = miq("quantize", "--config", CONFIG, "--output", self.folder, "-q", "--set", "export.format=dequantized", preexec_fn=limit)
         self.expect_error(result, 4, "model")
         self.assertEqual(sorted(p.name for p in self.folder.iterdir()), ["manifest.json", "miq.log", "resume"])
+        miq("quantize", "--config", CONFIG, "--output", self.folder, "-q", "--set", "export.format=dequantized", check=0)  # room was made: it goes on
+        self.assertEqual(sorted(p.name for p in self.folder.iterdir()), ["manifest.json", "miq.log", "model", "results.json"])
 
     @unittest.skipIf(os.geteuid() == 0, "root may write everywhere")
     def test_unwritable_output(self):
