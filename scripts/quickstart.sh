@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 runs=build/quickstart
 for preset in rtn gptq; do
   for bits in 8 4 3 2; do
-    build/release/miq run --config configs/tiny.yaml -q --output "$runs/$preset-$bits" \
+    build/release/miq run --config configs/tiny.yaml -q --overwrite --output "$runs/$preset-$bits" \
       --set recipe.preset=$preset --set recipe.grid.bits=$bits >/dev/null
   done
 done
