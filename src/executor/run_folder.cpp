@@ -76,10 +76,24 @@ RunFolder::RunFolder(fs::path path) : path_(std::move(path)) {
   if (problem) throw_system_error("create", path_, problem.value());
   descriptor_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (descriptor_ < 0) throw_system_error("open", path_, errno);
-  // Where a file system knows no locks, nothing is taken.
-  if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
+  if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) {
+    remove_abandoned();
+    return;
+  }
+  if (errno != EWOULDBLOCK) return;  // where a file system knows no locks, nothing is taken
   ::close(descriptor_);
   throw Error(ErrorKind::config, "another process works in this folder", path_.string(), "wait for it, or choose another output");
+}
+
+// What processes that were killed were writing: nobody else works here.
+void RunFolder::remove_abandoned() const {
+  std::error_code ignored;
+  for (const fs::path& folder : {path_, path_ / "tasks"}) {
+    std::vector<fs::path> abandoned;
+    for (const auto& entry : fs::directory_iterator(folder, ignored))
+      if (const std::string name = entry.path().filename().string(); name.find(".partial-") != std::string::npos || name.find(".former-") != std::string::npos) abandoned.push_back(entry.path());
+    for (const fs::path& path : abandoned) fs::remove_all(path, ignored);
+  }
 }
 
 RunFolder::~RunFolder() {

@@ -35,6 +35,7 @@ class RunFolder {
   void finish(const nlohmann::ordered_json& results);
 
  private:
+  void remove_abandoned() const;
   std::filesystem::path path_;
   int descriptor_ = -1;
 };

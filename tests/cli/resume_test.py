@@ -78,6 +78,15 @@ class Resume(RunCase):
     def test_gptq(self):
         self.check_every_state("export.format=dequantized")
 
+    def test_what_a_killed_process_was_writing_is_removed(self):
+        self.job("whole", "export.format=dequantized")
+        before = sorted((self.folder / "whole").rglob("*"))
+        for name in ("results.json.partial-4194305", "tasks/sums.jsonl.partial-4194305"):
+            (self.folder / "whole" / name).write_text("half")
+        (self.folder / "whole/model.former-4194305").mkdir()
+        self.job("whole", "export.format=dequantized")
+        self.assertEqual(sorted((self.folder / "whole").rglob("*")), before)
+
     FEW = ["resume/baseline/perplexity-0.json", "resume/blocks/block-0.safetensors", "resume/blocks/block-1.safetensors", "resume/blocks/block-2.safetensors",
            "model", "resume/scores/perplexity-0.json"]
 
