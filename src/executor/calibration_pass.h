@@ -52,7 +52,6 @@ class CalibrationPass {
   CalibrationPass(model::LanguageModel& model, const PipelineOptions& options, std::map<std::string, double>& phases);
 
   const model::RopeTable& rope() const { return *rope_; }
-  at::ScalarType compute_dtype() const { return options_.compute_dtype; }
 
   /// One accumulator for each group of the stage, null when nothing is needed.
   StageStatistics make_statistics(model::Block& block, std::int64_t stage, const quantizer::StatisticsNeeds& needs) const;

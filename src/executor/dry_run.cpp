@@ -4,6 +4,7 @@
 
 #include <cerrno>
 
+#include "job_run.h"
 #include "miq/core/dtype.h"
 #include "miq/core/error.h"
 #include "miq/core/file.h"
@@ -118,8 +119,7 @@ struct Describer {
 
   Json describe() {
     constexpr std::int64_t kResults = 4 << 10, kLayer = 310, kTask = 4 << 10;
-    static const char* const kCommands[] = {"quantize", "eval", "run"};
-    Json told = {{"command", kCommands[static_cast<int>(job.mode)]},
+    Json told = {{"command", name_of(job.mode)},
                  {"model", {{"path", job.config.model.path}, {"family", job.model.architecture().family}, {"parameters", job.model.num_parameters()},
                             {"bytes", job.model.source().bytes()}, {"device", job.model.device().str()}, {"dtype", dtype_name(job.model.compute_dtype())}}}};
     std::int64_t results = kResults + kTask * static_cast<std::int64_t>(job.tasks.size());

@@ -27,8 +27,6 @@ namespace miq::executor {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-namespace {
-
 const char* name_of(JobMode mode) {
   switch (mode) {
     case JobMode::quantize: return "quantize";
@@ -37,16 +35,11 @@ const char* name_of(JobMode mode) {
   }
 }
 
-std::string digest_of(const std::vector<at::Tensor>& tensors) {
+static std::string digest_of_all(const std::vector<at::Tensor>& tensors) {
   std::string all;
-  for (const at::Tensor& tensor : tensors) {
-    const at::Tensor data = tensor.contiguous();
-    all += sha256({static_cast<const char*>(data.const_data_ptr()), static_cast<size_t>(data.nbytes())});
-  }
+  for (const at::Tensor& tensor : tensors) all += digest_of(tensor);
   return sha256(all);
 }
-
-}  // namespace
 
 JobRun::JobRun(const JobConfig& config, JobMode mode, const JobOptions& options, std::shared_ptr<SharedInputs> shared)
     : config_(resolved(config)), mode_(mode), options_(options), shared_(std::move(shared)) {
@@ -164,7 +157,8 @@ void JobRun::read_calibration() {
 }
 
 // Where files lie is left out, for their content is there; and what no result depends on.
-Json JobRun::manifest() const {
+const Json& JobRun::manifest() {
+  if (!manifest_.is_null()) return manifest_;
   Json config = to_json(config_);
   for (const char* key : {"output", "data_dir", "device", "expect"}) config.erase(key);
   config["model"].erase("path");
@@ -172,14 +166,15 @@ Json JobRun::manifest() const {
   auto digests = shared_->digests.find(config_.model.path);
   if (digests == shared_->digests.end()) digests = shared_->digests.emplace(config_.model.path, checkpoint_digests(config_.model.path)).first;
   Json data = Json::object();
-  if (!calibration_ids_.empty()) data["calibration"] = digest_of(calibration_ids_);
-  for (size_t i = 0; i < streams_.size(); ++i) data["perplexity." + std::to_string(i)] = digest_of({streams_[i]});
+  if (!calibration_ids_.empty()) data["calibration"] = digest_of_all(calibration_ids_);
+  for (size_t i = 0; i < streams_.size(); ++i) data["perplexity." + std::to_string(i)] = digest_of_all({streams_[i]});
   for (const PlannedTask& planned : tasks_) data["tasks." + planned.records] = planned.digest;
-  return {{"command", name_of(mode_)},
-          {"config", config},
-          {"model", digests->second},
-          {"data", data},
-          {"environment", {{"miq", MIQ_VERSION}, {"libtorch", TORCH_VERSION}, {"device", miq::describe(model_->device())}, {"threads", at::get_num_threads()}, {"ranks", process_group::world_size()}}}};
+  manifest_ = {{"command", name_of(mode_)},
+               {"config", config},
+               {"model", digests->second},
+               {"data", data},
+               {"environment", {{"miq", MIQ_VERSION}, {"libtorch", TORCH_VERSION}, {"device", miq::describe(model_->device())}, {"threads", at::get_num_threads()}, {"ranks", process_group::world_size()}}}};
+  return manifest_;
 }
 
 // Rank 0 has the folder, and says what all do.
@@ -297,7 +292,7 @@ Json JobRun::judged(Json results) const {
   return results;
 }
 
-Json JobRun::outline() const {
+Json JobRun::outline() {
   const RunState state = writes() && !options_.overwrite ? state_of(config_.output, manifest()) : RunState::fresh;
   return describe_job({config_, mode_, *model_, calibration_ids_, streams_, tasks_, state});
 }

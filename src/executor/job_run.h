@@ -25,6 +25,9 @@ struct SharedInputs {
   std::map<std::string, nlohmann::ordered_json> digests;       ///< of checkpoints, by path
 };
 
+/// As the command line says it.
+const char* name_of(JobMode mode);
+
 class JobRun {
  public:
   JobRun(const JobConfig& config, JobMode mode, const JobOptions& options, std::shared_ptr<SharedInputs> shared = std::make_shared<SharedInputs>());
@@ -33,9 +36,9 @@ class JobRun {
   /// `dry`: nothing is made or taken.
   void prepare(bool dry = false);
   /// What the rest would do (dry_run()). After prepare().
-  nlohmann::ordered_json outline() const;
+  nlohmann::ordered_json outline();
   /// What a run is a run of: the configuration, digests of the model and the data. After prepare().
-  nlohmann::ordered_json manifest() const;
+  const nlohmann::ordered_json& manifest();
   /// The rest, from where an earlier process left it. @throws Error
   nlohmann::ordered_json run();
 
@@ -93,6 +96,7 @@ class JobRun {
   std::shared_ptr<SharedInputs> shared_;
   std::filesystem::path baseline_folder_;
   std::unique_ptr<RunFolder> folder_;
+  nlohmann::ordered_json manifest_;  // null until it is asked for
   std::optional<RunState> state_;
   std::optional<model::LanguageModel> model_;
   std::unique_ptr<dataset::Tokenizer> tokenizer_;

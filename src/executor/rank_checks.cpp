@@ -11,12 +11,13 @@
 #include "miq/core/text.h"
 
 namespace miq::executor {
-namespace {
 
 std::string digest_of(const at::Tensor& tensor) {
   const at::Tensor bytes = tensor.cpu().contiguous();
   return sha256({static_cast<const char*>(bytes.const_data_ptr()), static_cast<size_t>(bytes.nbytes())});
 }
+
+namespace {
 
 // Names, types and shapes of all tensors, and the values of one that every training changes and that is read in no time.
 std::string fingerprint(const model::LanguageModel& model) {

@@ -3,12 +3,16 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <string>
 #include <vector>
 
 #include "miq/executor/job_config.h"
 #include "miq/model/language_model.h"
 
 namespace miq::executor {
+
+/// SHA-256 of a tensor's values as they lie in memory.
+std::string digest_of(const at::Tensor& tensor);
 
 /// Ranks with other settings, weights or texts would wait for each other in vain, or make one figure of different things. Paths may differ:
 /// machines keep their files where they like. @throws Error{config} on all ranks, naming what differs, Error{unsupported} for what several ranks cannot

@@ -17,15 +17,15 @@ namespace miq::executor {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-static double number(const Json& value) { return value.is_number() ? value.get<double>() : std::nan(""); }
+static double number(const nlohmann::json& value) { return value.is_number() ? value.get<double>() : std::nan(""); }
 
 // What a file of the store says; where it says something else, it is damaged.
 template <class Read>
 static auto read_told(const std::string& text, const std::string& where, const Read& read) {
-  parse_json(text, where);  // its depth and syntax
+  const nlohmann::json told = parse_json(text, where);
   try {
-    return read(Json::parse(text));
-  } catch (const Json::exception& error) {
+    return read(told);
+  } catch (const nlohmann::json::exception& error) {
     throw Error(ErrorKind::io, std::string("no record of a finished score: ") + error.what(), where, "the file is damaged: start anew with --overwrite");
   }
 }
@@ -50,7 +50,7 @@ std::string ScoreStore::content(const fs::path& file) const {
 std::optional<ScoreStore::Perplexity> ScoreStore::perplexity(size_t i) const {
   const std::string name = base_of(i) + ".json", text = content(name);
   if (text.empty()) return std::nullopt;
-  return read_told(text, (folder_ / name).string(), [](const Json& told) {
+  return read_told(text, (folder_ / name).string(), [](const nlohmann::json& told) {
     Perplexity found{{number(told.at("value")), told.at("windows"), told.at("tokens"), number(told.at("seconds"))}, std::nullopt};
     if (told.contains("kl_divergence")) found.divergence = {told.at("compared_tokens"), number(told.at("kl_divergence")), number(told.at("top1_agreement"))};
     return std::optional<Perplexity>(found);
@@ -94,7 +94,7 @@ std::optional<TaskOutcome> ScoreStore::task(const std::string& records) const {
   const std::string file = "tasks/" + records, told = content(file + ".json");  // written last
   if (told.empty()) return std::nullopt;
   const std::string where = (folder_ / file).string(), lines = content(file + ".jsonl");
-  const auto [seconds, digest] = read_told(told, where + ".json", [](const Json& value) { return std::pair(number(value.at("seconds")), value.at("sha256").get<std::string>()); });
+  const auto [seconds, digest] = read_told(told, where + ".json", [](const nlohmann::json& value) { return std::pair(number(value.at("seconds")), value.at("sha256").get<std::string>()); });
   if (sha256(lines) != digest) throw Error(ErrorKind::io, "not the records that were written", where + ".jsonl", "the file is damaged: start anew with --overwrite");
   return TaskOutcome{evaluator::records_from_text(lines, where + ".jsonl"), seconds};
 }
