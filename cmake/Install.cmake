@@ -1,5 +1,5 @@
 include(CMakePackageConfigHelpers)
-install(TARGETS miq_log miq_core miq_quantizer miq_format miq_model miq_dataset miq_evaluator miq_executor
+install(TARGETS miq_log miq_gpu miq_core miq_quantizer miq_format miq_model miq_dataset miq_evaluator miq_executor
         EXPORT miqTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 # The installed program finds the LibTorch it was linked with.
 set_target_properties(miq PROPERTIES INSTALL_RPATH "$<TARGET_FILE_DIR:torch>")

@@ -10,7 +10,7 @@ if [ -z "$nvcc" ]; then
 fi
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-for source in src/quantizer/cuda/*.cu; do
+for source in src/gpu/*.cu; do
   for arch in sm_80 sm_90; do
     "$nvcc" -std=c++17 -arch="$arch" --Werror all-warnings -Xptxas -v -c "$source" -o "$out/kernel.o" 2>"$out/log" || { cat "$out/log"; exit 1; }
     spills=$(grep -c "bytes spill stores" "$out/log" || true)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 MAY_INCLUDE = {
+    "gpu": set(),
     "core": set(),
     "quantizer": {"core"},
     "format": {"quantizer", "core"},

@@ -37,7 +37,7 @@ int libtorch_devices() { return at::hasCUDA() ? static_cast<int>(at::detail::get
 // `usable`: whether this LibTorch computes on such devices.
 Json device_check(const std::string& name, std::int64_t bytes, const std::string& capability, bool usable, const char* kind) {
   return make_check("gpu", usable ? "ok" : "note", name + ", " + format_bytes(bytes) + ", " + capability + (usable ? "" : "; this LibTorch cannot use it"),
-                    usable ? "" : std::string("configure with a ") + kind + " build of LibTorch (Torch_DIR), and -DMIQ_CUDA=ON for our kernels", {{"name", name}, {"memory_bytes", bytes}, {"usable", usable}});
+                    usable ? "" : std::string("configure with a ") + kind + " build of LibTorch (Torch_DIR), and -DMIQ_GPU=" + (std::string(kind) == "CUDA" ? "CUDA" : "HIP") + " for our kernels", {{"name", name}, {"memory_bytes", bytes}, {"usable", usable}});
 }
 
 // The interface of libcuda: https://docs.nvidia.com/cuda/cuda-driver-api

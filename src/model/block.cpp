@@ -1,6 +1,6 @@
 #include "miq/model/block.h"
 
-#include "attention.h"
+#include "device_kernels.h"
 #include "kernels.h"
 #include "miq/core/error.h"
 
@@ -203,6 +203,10 @@ at::Tensor Block::attend(const at::Tensor& x, const RopeTable& rope, KvCache* ca
   if (cache && kernels::has_decode_attention(query)) {
     const auto [keys, values] = cache->reserve(layer_, 1, {key.size(0), key.size(2), key.size(3)}, key.options());
     return kernels::decode_attention(query, key, value, rotation_at(rope, past), keys, values, past, mask(rope));
+  }
+  if (cache && query.size(1) == 1 && kernels::has_device_kernels(query)) {
+    const auto [keys, values] = cache->reserve(layer_, 1, {key.size(0), key.size(2), key.size(3)}, key.options());
+    return kernels::device_decode_attention(query, key, value, rope.cos_PD(), rope.sin_PD(), rope.interleaved(), keys, values, cache->length_on(query.device()), mask(rope));
   }
   query = rope.rotate(query.transpose(1, 2), past);
   key = rope.rotate(key.transpose(1, 2), past);

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "device_kernels.h"
 #include "vectorised.h"
 
 namespace miq::model::kernels {
@@ -131,6 +132,7 @@ at::Tensor reordered_linear(const at::Tensor& x, const at::Tensor& reordered) {
 }
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, at::ScalarType dtype) {
+  if (has_device_kernels(x) && (x.scalar_type() == at::kFloat || x.scalar_type() == dtype)) return device_rms_norm(x, weight, eps, dtype);
   if (!has_loops(x) || (x.scalar_type() != at::kFloat && x.scalar_type() != dtype)) {
     const at::Tensor wide = x.to(at::kFloat);
     const at::Tensor normalised = wide * at::rsqrt(wide.pow(2).mean(-1, true) + eps);
@@ -152,6 +154,7 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, a
 }
 
 at::Tensor silu_mul(const at::Tensor& gate, const at::Tensor& up) {
+  if (has_device_kernels(gate)) return device_silu_mul(gate, up);
   if (!has_loops(gate)) return at::silu(gate) * up;
   const at::Tensor g = gate.contiguous(), u = up.contiguous();
   at::Tensor out = at::empty(g.sizes(), g.options());
@@ -168,6 +171,7 @@ at::Tensor silu_mul(const at::Tensor& gate, const at::Tensor& up) {
 }
 
 void add_to(at::Tensor& hidden, const at::Tensor& x) {
+  if (has_device_kernels(x) && hidden.is_contiguous() && hidden.scalar_type() == at::kFloat) return device_add_to(hidden, x);
   if (!has_loops(x) || !hidden.is_contiguous() || hidden.scalar_type() != at::kFloat) {
     hidden.add_(x);
     return;
@@ -184,6 +188,7 @@ void add_to(at::Tensor& hidden, const at::Tensor& x) {
 at::Tensor rotate_pairs(const at::Tensor& x_BNTD, const at::Tensor& cos_TD, const at::Tensor& sin_TD,
                         bool interleaved) {
   const std::int64_t heads = x_BNTD.size(1), tokens = x_BNTD.size(2), dim = x_BNTD.size(3), half = cos_TD.size(1);
+  if (has_device_kernels(x_BNTD)) return device_rotate_pairs(x_BNTD, cos_TD, sin_TD, interleaved);
   if (!has_loops(x_BNTD)) {
     const at::Tensor x = x_BNTD.narrow(3, 0, 2 * half).to(at::kFloat), rest = x_BNTD.narrow(3, 2 * half, dim - 2 * half);
     const at::Tensor pairs = interleaved ? x.unflatten(3, {half, 2}) : x.unflatten(3, {2, half}).transpose(3, 4);

@@ -1,5 +1,7 @@
 #include "miq/model/kv_cache.h"
 
+#include <ATen/ATen.h>
+
 namespace miq::model {
 namespace {
 
@@ -28,6 +30,16 @@ std::pair<at::Tensor, at::Tensor> KvCache::append(std::int64_t layer, const at::
   keys.narrow(2, length_, tokens).copy_(key);
   values.narrow(2, length_, tokens).copy_(value);
   return {keys.narrow(2, 0, length_ + tokens), values.narrow(2, 0, length_ + tokens)};
+}
+
+void KvCache::advance(std::int64_t tokens) {
+  length_ += tokens;
+  if (device_length_.defined()) device_length_.add_(tokens);
+}
+
+const at::Tensor& KvCache::length_on(const at::Device& device) {
+  if (!device_length_.defined()) device_length_ = at::full({1}, length_, at::TensorOptions().dtype(at::kLong).device(device));
+  return device_length_;
 }
 
 }  // namespace miq::model

@@ -5,8 +5,10 @@
 #include "miq/core/device.h"
 #include "miq/core/dtype.h"
 #include "miq/core/error.h"
+#include "miq/core/gpu_kernels.h"
 #include "miq/core/log.h"
 #include "miq/core/memory.h"
+#include "recorded_step.h"
 
 namespace miq::model {
 namespace {
@@ -130,14 +132,19 @@ std::int64_t LanguageModel::num_parameters() const {
   return count;
 }
 
+namespace {
+
+// Looked at where they are, which is mostly the CPU: nothing waits for a GPU.
+void check_ids(const at::Tensor& ids, std::int64_t vocab_size) {
+  if (ids.numel() > 0 && (ids.min().item<std::int64_t>() < 0 || ids.max().item<std::int64_t>() >= vocab_size))
+    throw Error(ErrorKind::config, "a token id lies outside the vocabulary of " + std::to_string(vocab_size), "", "the ids or the tokenizer belong to another model");
+}
+
+}  // namespace
+
 at::Tensor LanguageModel::embed(const at::Tensor& ids_BT) const {
-  const at::Tensor ids = ids_BT.to(device_);
-  if (ids.numel() > 0 &&
-      (ids.min().item<std::int64_t>() < 0 || ids.max().item<std::int64_t>() >= architecture_->vocab_size))
-    throw Error(ErrorKind::config,
-                "a token id lies outside the vocabulary of " + std::to_string(architecture_->vocab_size), "",
-                "the ids or the tokenizer belong to another model");
-  return at::embedding(embedding_VH_, ids).to(at::kFloat);
+  check_ids(ids_BT, architecture_->vocab_size);
+  return at::embedding(embedding_VH_, ids_BT.to(device_)).to(at::kFloat);
 }
 
 Block LanguageModel::load_block(std::int64_t layer, bool convert) const {
@@ -247,12 +254,47 @@ const RopeTable& LanguageModel::rope(std::int64_t positions) const {
   return *rope_;
 }
 
-at::Tensor LanguageModel::forward(const at::Tensor& ids_BT, KvCache* cache, bool last_only) {
-  at::Tensor hidden = embed(ids_BT);
-  const RopeTable& table = rope((cache ? cache->length() : 0) + ids_BT.size(1));
+at::Tensor LanguageModel::run(const at::Tensor& embedded, std::int64_t tokens, KvCache* cache, bool last_only) {
+  at::Tensor hidden = embedded;
+  const RopeTable& table = rope((cache ? cache->length() : 0) + tokens);
   for_each_block([&](Block& block) { hidden = block.forward(hidden, compute_dtype_, table, cache); });
-  if (cache) cache->advance(ids_BT.size(1));
+  if (cache) cache->advance(tokens);
   return logits(last_only ? hidden.narrow(1, hidden.size(1) - 1, 1) : hidden);
+}
+
+at::Tensor LanguageModel::forward(const at::Tensor& ids_BT, KvCache* cache, bool last_only) {
+  if (cache != nullptr && ids_BT.size(1) == 1 && records_steps(*cache)) return recorded_step(ids_BT, *cache);
+  return run(embed(ids_BT), ids_BT.size(1), cache, last_only);
+}
+
+// A mixture of experts waits for its routing, and without the fused kernels attention is told its length by the host.
+bool LanguageModel::records_steps(const KvCache& cache) const {
+  return gpu_kernels(device_) != nullptr && DeviceGraph::available(device_) && !blocks_.empty() && architecture_->experts.count == 0 && cache.length() > 0;
+}
+
+at::Tensor LanguageModel::recorded_step(const at::Tensor& ids_B1, KvCache& cache) {
+  constexpr std::int64_t kEagerSteps = 3;  // libraries set themselves up, and a few tokens are not worth a recording
+  check_ids(ids_B1, architecture_->vocab_size);
+  if (!cache.recorded()) cache.recorded() = std::make_shared<RecordedStep>();
+  RecordedStep& step = *cache.recorded();
+  const std::int64_t limit = architecture_->rope.max_positions, capacity = cache.capacity();
+  const RopeTable& table = rope(std::max(cache.length() + 1, limit > 0 ? std::min(capacity, limit) : capacity));
+  const void* const place = table.cos_PD().defined() ? table.cos_PD().const_data_ptr() : nullptr;
+  if (!step.fits(cache, place, ids_B1)) {
+    step.graph = nullptr;
+    if (step.capacity != capacity || cache.length() >= capacity) step.eager_steps = 0;
+    step.capacity = capacity;
+    step.rope = place;
+    if (++step.eager_steps <= kEagerSteps || cache.length() >= capacity) return run(at::embedding(embedding_VH_, ids_B1.to(device_)).to(at::kFloat), 1, &cache, true);
+    step.ids_B1 = ids_B1.to(device_);
+    const std::int64_t length = cache.length();
+    step.graph = std::make_unique<DeviceGraph>(device_, [&] { step.logits = run(at::embedding(embedding_VH_, step.ids_B1).to(at::kFloat), 1, &cache, true); });
+    cache.advance_recorded(length - cache.length());  // recording has counted, but done nothing
+  }
+  step.ids_B1.copy_(ids_B1);
+  step.graph->replay();
+  cache.advance_recorded(1);
+  return step.logits.clone();
 }
 
 at::ScalarType resolve_compute_dtype(const std::string& dtype, const Architecture& architecture,

@@ -77,7 +77,7 @@ at::Tensor alibi_slopes(std::int64_t heads) {
 RopeTable::RopeTable(const Architecture& architecture, std::int64_t positions, const at::Device& device)
     : positions_(positions), interleaved_(architecture.rope.interleaved) {
   if (architecture.positions == Positions::alibi) {
-    alibi_slopes_N_ = alibi_slopes(architecture.num_heads);
+    alibi_slopes_N_ = alibi_slopes(architecture.num_heads).to(device);
     return;
   }
   const Rope& rope = architecture.rope;

@@ -4,8 +4,13 @@
 
 #include <cmath>
 
+#include <c10/core/DeviceGuard.h>
+
+#include "gpu/kernels.h"
 #include "miq/core/config.h"
 #include "miq/core/error.h"
+#include "miq/core/gpu_kernels.h"
+#include "miq/core/narrow_float.h"
 #include "tile_grid.h"
 
 namespace miq::quantizer {
@@ -53,6 +58,40 @@ Scales dynamic_scales(const at::Tensor& x, const Activation& activation) {
   return {scale, (least - low / scale).round().clamp(least, top_code(activation))};
 }
 
+// Scales of the input itself, a row or a group of a row each: one kernel looks, scales and rounds.
+bool quantizes_on_device(const at::Tensor& x, const Activation& activation) {
+  return activation.dynamic && activation.granularity != ActivationGranularity::tensor && activation.bits <= 8 && is_float_type(x.scalar_type()) && x.numel() > 0 &&
+         gpu_kernels(x.device()) != nullptr;
+}
+
+// To values in x's type, or else to codes with scales and zeros.
+void quantize_on_device(const at::Tensor& x, const Activation& activation, at::Tensor* values, QuantizedActivation* quantized) {
+  const c10::DeviceGuard guard(x.device());
+  const at::Tensor in = x.contiguous();
+  const bool grouped = activation.granularity == ActivationGranularity::group;
+  const std::int64_t columns = in.size(-1), rows = in.numel() / columns, group = grouped ? activation.group_size : columns;
+  miq_activation call{in.const_data_ptr(), gpu_store(in.scalar_type()), rows, columns, group, static_cast<int>(activation.type), activation.bits, activation.symmetric,
+                      nullptr, nullptr, nullptr, nullptr};
+  if (values != nullptr) {
+    *values = at::empty_like(in);
+    call.values = values->mutable_data_ptr();
+  } else {
+    const at::ScalarType type = activation.type == GridType::integer ? at::kChar : activation.type == GridType::fp8_e4m3 ? at::kFloat8_e4m3fn : at::kFloat8_e5m2;
+    quantized->codes = at::empty(in.sizes(), in.options().dtype(type));
+    std::vector<std::int64_t> shape = in.sizes().vec();
+    shape.back() = 1;
+    if (grouped) shape.insert(shape.end() - 1, columns / group);
+    quantized->scales = at::empty(shape, in.options().dtype(at::kFloat));
+    call.codes = quantized->codes.mutable_data_ptr();
+    call.scales = quantized->scales.mutable_data_ptr<float>();
+    if (activation.type == GridType::integer && !activation.symmetric) {
+      quantized->zeros = at::empty_like(quantized->scales);
+      call.zeros = quantized->zeros.mutable_data_ptr<float>();
+    }
+  }
+  check_launch(gpu_kernels(in.device())->quantize_activation(&call, native_stream(in.device())), "quantize_activation");
+}
+
 }  // namespace
 
 ActivationParams static_params(float low, float high, const Activation& activation) {
@@ -64,6 +103,11 @@ ActivationParams static_params(float low, float high, const Activation& activati
 }
 
 QuantizedActivation quantize_activation(const at::Tensor& x, const Activation& activation, const ActivationParams& params) {
+  if (quantizes_on_device(x, activation)) {
+    QuantizedActivation quantized;
+    quantize_on_device(x, activation, nullptr, &quantized);
+    return quantized;
+  }
   const at::Tensor values = by_scale(x, activation);
   if (!activation.dynamic && !params.scale.defined()) throw Error(ErrorKind::internal, "a static activation range was not calibrated");
   const Scales scales = activation.dynamic ? dynamic_scales(values, activation)
@@ -82,6 +126,11 @@ QuantizedActivation quantize_activation(const at::Tensor& x, const Activation& a
 
 at::Tensor fake_quantize(const at::Tensor& x, const Activation& activation, const ActivationParams& params) {
   if (!activation.enabled()) return x;
+  if (quantizes_on_device(x, activation)) {
+    at::Tensor values;
+    quantize_on_device(x, activation, &values, nullptr);
+    return values;
+  }
   const QuantizedActivation quantized = quantize_activation(x, activation, params);
   at::Tensor values = by_scale(quantized.codes, activation);
   if (quantized.zeros.defined()) values.sub_(quantized.zeros);

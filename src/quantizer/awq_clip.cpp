@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-#include "miq/quantizer/range.h"
+#include "device_rounding.h"
 #include "row_tile.h"
 #include "tile_update.h"
 
@@ -53,6 +53,8 @@ void search_group(const float* tile, std::int64_t columns, const float* hessian,
 }  // namespace
 
 at::Tensor awq_clip(const at::Tensor& weight_OI, const Grid& grid, const Range& range, const at::Tensor& hessian_II, at::Tensor* errors_OG) {
+  if (rounds_on_device(weight_OI, grid) && weight_OI.size(1) % grid.columns_per_group(weight_OI.size(1)) == 0)
+    return awq_clip_on_device(weight_OI, grid, range, hessian_II, errors_OG);
   const at::Tensor weight = weight_OI.to(at::kCPU, at::kFloat).contiguous(), hessian = hessian_II.to(at::kCPU, at::kFloat);
   const std::int64_t rows = weight.size(0), columns = weight.size(1);
   const std::int64_t group = grid.columns_per_group(columns), groups = grid.num_groups(columns);

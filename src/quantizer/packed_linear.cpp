@@ -69,7 +69,12 @@ PackedLinear::PackedLinear(const QuantizedLinear& linear)
     order_ = order_by_group(linear.group_of_column, group_);
     if (order_.defined()) rest_.group_of_column = at::Tensor();
   }
-  codes_ = packed::pack_codes(linear.codes_OI, packed::code_type(linear.grid), packed::code_bits(linear.grid), order_);
+  if (is_on_device()) {
+    move_to_device();  // the order
+    pack_on_device(linear.codes_OI);
+  } else {
+    codes_ = packed::pack_codes(linear.codes_OI, packed::code_type(linear.grid), packed::code_bits(linear.grid), order_);
+  }
   pack_params(linear);
   narrow_outliers();
   move_to_device();
@@ -98,19 +103,21 @@ void PackedLinear::narrow_outliers() {
   if (!outliers.defined()) return;
   outliers.values = packed::smallest_type(outliers.values.to(at::kCPU));
   at::Tensor places = outliers.columns.to(at::kCPU, at::kLong);  // in the order of the codes
-  if (order_.defined()) places = order_.argsort().index_select(0, places);
+  if (order_.defined()) places = order_.cpu().argsort().index_select(0, places);
   outliers.columns = places.to(columns_ <= INT16_MAX ? at::kShort : at::kInt);
   outliers.row_offsets = outliers.row_offsets.to(at::kCPU);
 }
 
 QuantizedLinear PackedLinear::unpack() const {
   QuantizedLinear linear = rest_;
-  linear.codes_OI = packed::unpack_codes(codes_.cpu(), rows_, columns_, packed::code_type(rest_.grid), packed::code_bits(rest_.grid), order_).to(device_);
+  const at::Tensor order = order_.defined() ? order_.cpu() : order_;
+  linear.codes_OI = is_on_device() ? unpack_on_device()
+                                   : packed::unpack_codes(codes_.cpu(), rows_, columns_, packed::code_type(rest_.grid), packed::code_bits(rest_.grid), order).to(device_);
   const GridParams params = unpack_params();
   linear.params = {params.scales_OG.to(device_), params.zeros_OG.to(device_)};
   if (order_.defined()) {
     linear.group_of_column = at::empty({columns_}, at::kLong);
-    linear.group_of_column.index_put_({order_.to(at::kLong)}, at::arange(columns_).floor_divide(group_));
+    linear.group_of_column.index_put_({order.to(at::kLong)}, at::arange(columns_).floor_divide(group_));
     linear.group_of_column = linear.group_of_column.to(device_);
   }
   BilevelParams& b = linear.bilevel;
@@ -121,7 +128,7 @@ QuantizedLinear PackedLinear::unpack() const {
   if (rest_.outliers.defined()) {
     linear.outliers.values = rest_.outliers.values.to(device_, at::kFloat);
     const at::Tensor places = rest_.outliers.columns.to(at::kLong);
-    linear.outliers.columns = (order_.defined() ? order_.index_select(0, places) : places).to(device_, at::kInt);
+    linear.outliers.columns = (order.defined() ? order.index_select(0, places) : places).to(device_, at::kInt);
     linear.outliers.row_offsets = rest_.outliers.row_offsets.to(device_);
   }
   return linear;
@@ -130,7 +137,8 @@ QuantizedLinear PackedLinear::unpack() const {
 at::Tensor PackedLinear::dequantize(at::ScalarType dtype) const {
   const OnlineTransform& online = rest_.online;
   const bool plain = !rest_.outliers.defined() && !rest_.group_of_column.defined() && !online.divisor_I.defined() && !online.input && !online.output;
-  if (!plain || device_.type() != at::kCPU) return quantizer::dequantize(unpack(), dtype);
+  if (plain && is_on_device() && scales_.defined() && zeros_.defined()) return dequantize_on_device(dtype);
+  if (!plain || !device_.is_cpu()) return quantizer::dequantize(unpack(), dtype);
   const GridParams params = unpack_params();
   return packed::dequantize_codes(codes_, params.scales_OG, params.zeros_OG, columns_, packed::code_type(rest_.grid), packed::code_bits(rest_.grid),
                                   group_, order_, dtype);

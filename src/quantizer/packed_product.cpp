@@ -39,14 +39,6 @@ struct PackedLinear::Kernel {
   std::int64_t panels;
 };
 
-#ifndef MIQ_CUDA
-void PackedLinear::move_to_device() {}
-bool PackedLinear::multiplies_on_device(const at::Tensor&) const { return false; }
-at::Tensor PackedLinear::multiply_on_device(const at::Tensor&, at::ScalarType) const {
-  throw Error(ErrorKind::internal, "this build has no CUDA kernels");
-}
-#endif
-
 bool PackedLinear::multiplies(const at::Tensor& x) const {
   if (block_ == 0 || !(x.is_cpu() || multiplies_on_device(x)) || !is_float_type(x.scalar_type()) || x.requires_grad() || x.size(-1) != columns_) return false;
   const std::int64_t rows = x.numel() / columns_;
@@ -136,21 +128,22 @@ at::Tensor PackedLinear::forward(const at::Tensor& x) const {
   const auto& output = rest_.online.output;
   const at::Tensor inside = before_product(x).contiguous().view({-1, columns_});
   const at::ScalarType dtype = output ? at::kFloat : x.scalar_type();
-  at::Tensor y = x.is_cpu() ? multiply({this}, inside, dtype).front() : multiply_on_device(inside, dtype);
+  at::Tensor y = (x.is_cpu() ? multiply({this}, inside, dtype) : multiply_on_device({this}, inside, dtype)).front();
   if (output) y = output->apply_transposed(y).to(x.scalar_type());
   return y.view(shape);
 }
 
 std::vector<at::Tensor> PackedLinear::forward_many(const std::vector<const PackedLinear*>& linears, const at::Tensor& x) {
   std::vector<at::Tensor> outputs;
-  const bool shared = !linears.empty() && x.is_cpu() && std::all_of(linears.begin(), linears.end(), [&](const PackedLinear* linear) {
+  const bool shared = !linears.empty() && std::all_of(linears.begin(), linears.end(), [&](const PackedLinear* linear) {
     return linear->multiplies(x) && linear->shares_input_with(*linears.front());
   });
   if (!shared) {
     for (const PackedLinear* const linear : linears) outputs.push_back(linear->forward(x));
     return outputs;
   }
-  outputs = multiply(linears, x.contiguous().view({-1, x.size(-1)}), x.scalar_type());
+  const at::Tensor rows = x.contiguous().view({-1, x.size(-1)});
+  outputs = x.is_cpu() ? multiply(linears, rows, x.scalar_type()) : multiply_on_device(linears, rows, x.scalar_type());
   std::vector<std::int64_t> shape = x.sizes().vec();
   for (at::Tensor& output : outputs) {
     shape.back() = output.size(1);

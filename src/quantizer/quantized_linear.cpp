@@ -30,12 +30,22 @@ at::Tensor for_each_row(const at::Tensor& parameter, const at::Tensor& x) {
   return parameter.expand(shape).reshape({-1, 1});
 }
 
+// codes [T, I] weight [I, O] -> sums in int32. A GPU's product wants more than 16 rows and multiples of 8: x is filled up with zeros,
+// other widths are multiplied in float64, where sums are exact.
+at::Tensor multiply_codes(const at::Tensor& codes, const at::Tensor& weight) {
+  constexpr std::int64_t kLeastRows = 32, kStep = 8;
+  if (codes.is_cpu()) return at::_int_mm(codes, weight);
+  if (codes.size(1) % kStep != 0 || weight.size(1) % kStep != 0) return at::mm(codes.to(at::kDouble), weight.to(at::kDouble)).to(at::kInt);
+  const std::int64_t rows = codes.size(0), filled = std::max(kLeastRows, (rows + kStep - 1) / kStep * kStep);
+  return at::_int_mm(at::constant_pad_nd(codes, {0, 0, 0, filled - rows}), weight).narrow(0, 0, rows);
+}
+
 // int8 codes of both sides, sums in int32: what a server computes. [T, O] float32, in units of both scales.
 at::Tensor multiply_integers(const QuantizedActivation& x, const QuantizedLinear& linear) {
   const int half = 1 << (linear.grid.bits - 1);
   const at::Tensor weight = linear.codes_OI.to(at::kShort).sub_(half).to(at::kChar);
   const at::Tensor codes = x.codes.reshape({-1, x.codes.size(-1)});
-  at::Tensor sums = at::_int_mm(codes, weight.t()).to(at::kFloat);
+  at::Tensor sums = multiply_codes(codes, weight.t()).to(at::kFloat);
   // (x - zx) (w - zw) = x w - zw sum x - zx (sum w - n zw)
   const at::Tensor weight_zeros = (linear.params.zeros_OG - half).t();  // [1, O]
   if (weight_zeros.count_nonzero().item<std::int64_t>() > 0) sums.sub_(codes.sum(1, true, at::kInt) * weight_zeros);

@@ -2,7 +2,9 @@
 
 #include <cmath>
 
+#include "device_rounding.h"
 #include "miq/core/error.h"
+#include "miq/core/gpu_kernels.h"
 #include "tile_grid.h"
 
 namespace miq::quantizer {
@@ -62,8 +64,10 @@ GridParams fit_grid(const at::Tensor& weight_OI, const Grid& grid, const Range& 
   if (grid.granularity == Granularity::block) return fit_blocks(weight_OI, grid);
   const bool clips = range.kind == RangeKind::awq_clip;
   if (clips && !hessian_II.defined()) throw Error(ErrorKind::internal, "range awq_clip needs calibration statistics");
-  const at::Tensor limits = clips ? on_cpu(awq_clip(weight_OI, grid, range, hessian_II)) : at::Tensor();
-  const at::Tensor weight = on_cpu(weight_OI);
+  const at::Tensor found = clips ? awq_clip(weight_OI, grid, range, hessian_II) : at::Tensor();
+  if (clips && rounds_on_device(weight_OI, grid)) return fit_on_device(weight_OI, grid, {}, found);
+  if (fits_on_device(weight_OI, grid, range)) return fit_on_device(weight_OI, grid, range);
+  const at::Tensor limits = clips ? on_cpu(found) : found, weight = on_cpu(weight_OI);
   const std::int64_t rows = weight.size(0), columns = weight.size(1);
   const std::int64_t group = grid.columns_per_group(columns), groups = grid.num_groups(columns);
   GridParams params{at::empty({rows, groups}, at::kFloat), at::empty({rows, groups}, at::kFloat)};
@@ -95,6 +99,7 @@ GridParams fit_grid(const at::Tensor& weight_OI, const Grid& grid, const Range& 
 }
 
 at::Tensor nearest_codes(const at::Tensor& weight_OI, const Grid& grid, const GridParams& params) {
+  if (gpu_kernels(weight_OI.device()) != nullptr) return nearest_on_device(weight_OI, grid, params);
   const at::Tensor weight = on_cpu(weight_OI), scales = on_cpu(params.scales_OG), zeros = on_cpu(params.zeros_OG);
   const std::int64_t rows = weight.size(0), columns = weight.size(1);
   const std::int64_t groups = scales.size(1), group = groups == 1 ? columns : grid.columns_per_group(columns);
@@ -120,7 +125,23 @@ at::Tensor nearest_codes(const at::Tensor& weight_OI, const Grid& grid, const Gr
   return codes.to(weight_OI.device());
 }
 
+namespace {
+
+// With LibTorch's operators: where the codes lie on a GPU.
+at::Tensor values_by_operators(const at::Tensor& codes_OI, const Grid& grid, const GridParams& params) {
+  const std::int64_t columns = codes_OI.size(1), groups = params.scales_OG.size(1), group = groups == 1 ? columns : grid.columns_per_group(columns);
+  at::Tensor values = grid.is_fp8() ? codes_OI.view(grid.type == GridType::fp8_e4m3 ? at::kFloat8_e4m3fn : at::kFloat8_e5m2).to(at::kFloat) : codes_OI.to(at::kFloat);
+  const auto spread = [&](const at::Tensor& t_OG) {
+    return groups == 1 ? t_OG : t_OG.unsqueeze(2).expand({t_OG.size(0), groups, group}).reshape({t_OG.size(0), groups * group}).narrow(1, 0, columns);
+  };
+  if (!grid.is_fp8()) values.sub_(spread(params.zeros_OG));
+  return values.mul_(spread(params.scales_OG));
+}
+
+}  // namespace
+
 at::Tensor values_of_codes(const at::Tensor& codes_OI, const Grid& grid, const GridParams& params) {
+  if (!codes_OI.is_cpu()) return values_by_operators(codes_OI, grid, params);
   const at::Tensor codes = codes_OI.cpu().contiguous(), scales = on_cpu(params.scales_OG), zeros = on_cpu(params.zeros_OG);
   const std::int64_t rows = codes.size(0), columns = codes.size(1);
   const std::int64_t groups = scales.size(1), group = groups == 1 ? columns : grid.columns_per_group(columns);

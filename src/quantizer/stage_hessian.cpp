@@ -38,7 +38,7 @@ at::Tensor inverse_factor(const at::Tensor& hessian) {
 // the groups by their largest, a ragged tail last and as it is.
 at::Tensor group_aware_order(const at::Tensor& diagonal, std::int64_t group_size) {
   const std::int64_t columns = diagonal.size(0), full = columns / group_size;
-  if (full == 0) return at::arange(columns, at::kLong);
+  if (full == 0) return at::arange(columns, diagonal.options().dtype(at::kLong));
   const at::Tensor grouped = diagonal.narrow(0, 0, full * group_size).view({full, group_size});
   const at::Tensor inside = std::get<1>(grouped.sort(/*stable=*/true, 1, /*descending=*/true));
   const at::Tensor groups = std::get<1>(std::get<0>(grouped.max(1)).sort(/*stable=*/true, 0, /*descending=*/true));

@@ -54,6 +54,21 @@ void add_columns(const T* x, std::int64_t rows, std::int64_t columns, bool sums,
     }
 }
 
+// The lower triangle (and a little more) of sum += X^T X on a GPU, in panels: a panel of columns needs no rows above it. Halves are multiplied as they
+// are, their products being exact in the float32 that they are summed up in; float32 goes through TF32 only where that was allowed.
+void add_lower_product(const at::Tensor& x_TI, at::Tensor& sum_II) {
+  const std::int64_t columns = x_TI.size(1), panel = columns >= 2048 ? (columns + 7) / 8 : columns;
+  const bool halves = x_TI.scalar_type() == at::kHalf || x_TI.scalar_type() == at::kBFloat16;
+  const at::Tensor x = halves ? x_TI : x_TI.to(at::kFloat);
+  for (std::int64_t begin = 0; begin < columns; begin += panel) {
+    const std::int64_t width = std::min(panel, columns - begin);
+    at::Tensor part = sum_II.narrow(0, begin, columns - begin).narrow(1, begin, width);
+    const at::Tensor left = x.narrow(1, begin, columns - begin).t(), right = x.narrow(1, begin, width);
+    if (halves) at::addmm_out(part, part, left, right, at::kFloat);
+    else part.addmm_(left, right);
+  }
+}
+
 at::Tensor finite(const at::Tensor& t) {
   if (!t.isfinite().all().item<bool>()) not_finite();
   return t;
@@ -78,7 +93,7 @@ void InputStatistics::add(const at::Tensor& x, std::int64_t sequences) {
     if (rows_TI.is_cpu())
       add_lower_syrk(rows_TI.contiguous(), sum_II_);
     else
-      sum_II_.addmm_(rows_TI.to(at::kFloat).t(), rows_TI.to(at::kFloat));
+      add_lower_product(rows_TI, sum_II_);
   }
   if (needs_.mean_abs || needs_.extremes) add_channels(rows_TI);
   num_tokens_ += rows_TI.size(0);

@@ -4,8 +4,8 @@
 
 #include <cmath>
 
+#include "device_rounding.h"
 #include "miq/core/config.h"
-#include "miq/quantizer/range.h"
 #include "row_tile.h"
 
 namespace miq::quantizer {
@@ -102,6 +102,10 @@ at::Tensor scaled_rounding_error(const at::Tensor& weight_OI, const at::Tensor& 
     const at::Tensor scaled = weight_OI * scales_I;
     const GridParams params = fit_grid(scaled, grid, Range{});
     return values_of_codes(nearest_codes(scaled, grid, params), grid, params).div_(scales_I).sub_(weight_OI);
+  }
+  if (rounds_on_device(weight_OI, grid)) {
+    const at::Tensor scaled = weight_OI * scales_I;
+    return nearest_values_on_device(scaled, grid, fit_on_device(scaled, grid, {})).div_(scales_I).sub_(weight_OI);
   }
   const at::Tensor weight = weight_OI.to(at::kCPU, at::kFloat).contiguous(), scales = scales_I.to(at::kCPU, at::kFloat).contiguous();
   const std::int64_t rows = weight.size(0), columns = weight.size(1), group = grid.columns_per_group(columns);

@@ -4,10 +4,13 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
 namespace miq::model {
+
+struct RecordedStep;
 
 class KvCache {
  public:
@@ -19,7 +22,14 @@ class KvCache {
   std::pair<at::Tensor&, at::Tensor&> reserve(std::int64_t layer, std::int64_t tokens, const std::vector<std::int64_t>& sizes_BKD,
                                               const at::TensorOptions& options);
   /// To be called once per forward pass, after all layers: `tokens` more are held.
-  void advance(std::int64_t tokens) { length_ += tokens; }
+  void advance(std::int64_t tokens);
+  /// length() as a GPU's kernels read it: int64 [1] on `device`, one and the same tensor for the cache's life.
+  const at::Tensor& length_on(const at::Device& device);
+  std::int64_t capacity() const { return entries_.front().key.defined() ? entries_.front().key.size(2) : 0; }
+  /// A step of decoding with this cache, recorded; or null. It belongs to the model that forward() was called of.
+  std::shared_ptr<RecordedStep>& recorded() { return recorded_; }
+  /// To be called for a replayed step, in which the device counted by itself.
+  void advance_recorded(std::int64_t tokens) { length_ += tokens; }
 
  private:
   struct Entry {
@@ -27,6 +37,8 @@ class KvCache {
   };
   std::vector<Entry> entries_;
   std::int64_t length_ = 0;
+  at::Tensor device_length_;  // undefined until asked for
+  std::shared_ptr<RecordedStep> recorded_;
 };
 
 }  // namespace miq::model

@@ -84,6 +84,9 @@ class LanguageModel {
  private:
   LanguageModel() = default;
   at::Tensor logits_in_parts(const at::Tensor& x) const;
+  at::Tensor run(const at::Tensor& hidden, std::int64_t tokens, KvCache* cache, bool last_only);
+  bool records_steps(const KvCache& cache) const;
+  at::Tensor recorded_step(const at::Tensor& ids_B1, KvCache& cache);
   void advise_block(std::int64_t layer, bool needed) const;
   bool normalises_head() const { return architecture_->normalised_head && !head_is_normalised_; }
   std::shared_ptr<const Architecture> architecture_;

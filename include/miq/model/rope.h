@@ -22,7 +22,7 @@ class RopeTable {
   const at::Tensor& cos_PD() const { return cos_PD_; }
   const at::Tensor& sin_PD() const { return sin_PD_; }
   bool interleaved() const { return interleaved_; }
-  const at::Tensor& alibi_slopes_N() const { return alibi_slopes_N_; }  ///< float32 [heads], on the CPU; or undefined
+  const at::Tensor& alibi_slopes_N() const { return alibi_slopes_N_; }  ///< float32 [heads], or undefined
 
  private:
   std::int64_t positions_;

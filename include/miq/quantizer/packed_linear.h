@@ -5,6 +5,8 @@
 
 #include "miq/quantizer/quantized_linear.h"
 
+struct miq_packed_matrix;
+
 namespace miq::quantizer {
 
 /// Instruction sets of the products for few rows of x, in rising order.
@@ -20,7 +22,7 @@ void limit_simd(Simd limit);
 /// Up to 8 rows of x are multiplied with the packed codes. There x stands as whole numbers of 16 bits with
 /// one scale for each block of up to 128 columns: an error of 2^-16 of the block's largest value, finer
 /// than float16. Other grids (groups that are no multiple of 32 columns) and many rows are unpacked
-/// for LibTorch's product. On a CUDA device the same holds of a build with MIQ_CUDA; others unpack. Re-entrant.
+/// for LibTorch's product. On a GPU the same holds of a build with the fused kernels (MIQ_GPU); others unpack. Re-entrant.
 class PackedLinear {
  public:
   explicit PackedLinear(const QuantizedLinear& linear);
@@ -48,9 +50,15 @@ class PackedLinear {
   bool shares_input_with(const PackedLinear& other) const;
   at::Tensor before_product(const at::Tensor& x) const;
   void add_outliers(const Kernel& kernel, std::int64_t panel, const float* x, std::int64_t x_rows, std::int64_t x_stride, float* out) const;
-  void move_to_device();  // these three do something in a build with MIQ_CUDA only
+  // Of a GPU, packed_device.cpp.
+  bool is_on_device() const;
+  miq_packed_matrix device_matrix() const;
+  void pack_on_device(const at::Tensor& codes_OI);
+  at::Tensor unpack_on_device() const;
+  at::Tensor dequantize_on_device(at::ScalarType dtype) const;
+  void move_to_device();
   bool multiplies_on_device(const at::Tensor& x) const;
-  at::Tensor multiply_on_device(const at::Tensor& x, at::ScalarType dtype) const;
+  static std::vector<at::Tensor> multiply_on_device(const std::vector<const PackedLinear*>& linears, const at::Tensor& x, at::ScalarType dtype);
   static std::vector<at::Tensor> multiply(const std::vector<const PackedLinear*>& linears, const at::Tensor& x, at::ScalarType dtype);
 
   QuantizedLinear rest_;       // all but what is packed below; narrow outliers, codes of a second level packed

@@ -4,35 +4,25 @@
 // independent, so the kernel takes tiles of rows through blocks of columns: inside a block, strips of
 // kStrip columns are rounded one by one and then applied to the rest of the block; the block's errors
 // are applied to all that lies behind it while they are in the cache (tile_update.h).
-// A weight on a GPU is rounded on the CPU: thousands of tiny launches would not be faster.
+// On a GPU: feedback_device.cpp.
 #include <ATen/Parallel.h>
 
 #include "../greedy_descent.h"
 #include "../roundings.h"
 #include "../row_tile.h"
 #include "../tile_update.h"
+#include "feedback_plan.h"
 
 namespace miq::quantizer {
 namespace {
 
-constexpr std::int64_t kBlock = 128;  // a block's errors of one tile: 16 KiB
+constexpr std::int64_t kBlock = kFeedbackBlock;  // a block's errors of one tile: 16 KiB
 constexpr std::int64_t kStrip = 16;
 
-// A span of columns, in sweep order.
-struct Span {
-  std::int64_t begin, end;
-};
-
-// What the sweep knows. Positions are in sweep order (permuted columns); T tiles of kLanes rows.
-struct Sweep {
-  Grid grid;
-  Range range;
-  bool dynamic;                 // groups are fitted during the sweep
-  std::int64_t stale_block;     // dynamic: 0, or groups are fitted when the block they start in begins
-  std::int64_t group;           // columns per group
-  std::int64_t rows, columns, tiles;
-  std::vector<std::int64_t> column;    // of each position
-  std::vector<std::int64_t> slot;      // group of each position
+// T tiles of kLanes rows.
+struct Sweep : FeedbackPlan {
+  explicit Sweep(const FeedbackPlan& plan) : FeedbackPlan(plan) {}
+  std::int64_t tiles = 0;
   at::Tensor weights;                  // float [T, I, kLanes], updated in place
   at::Tensor codes_OI;                 // uint8, original columns
   at::Tensor scales_GO, zeros_GO;      // float [G, T * kLanes]
@@ -44,41 +34,12 @@ struct Sweep {
   float* zeros(std::int64_t slot, std::int64_t t) { return zeros_GO.mutable_data_ptr<float>() + (slot * tiles + t) * kLanes; }
 };
 
-// Blocks whose errors are applied to the columns behind them together. A group that is fitted must lie
-// in front of all updates it lacks: stale blocks end where the reference's do, and with fresh groups
-// none reaches from inside a block into the next.
-std::vector<Span> blocks(const Sweep& sweep) {
-  std::vector<Span> spans;
-  for (std::int64_t at = 0; at < sweep.columns;) {
-    std::int64_t end = std::min(at + kBlock, sweep.columns);
-    if (sweep.dynamic && sweep.stale_block > 0) {
-      end = std::min(end, (at / sweep.stale_block + 1) * sweep.stale_block);
-    } else if (sweep.dynamic && end < sweep.columns) {
-      const std::int64_t last_start = end / sweep.group * sweep.group;
-      const std::int64_t next_start = (at / sweep.group + 1) * sweep.group;
-      end = last_start > at ? last_start : std::min(end, next_start);
-    }
-    spans.push_back({at, end});
-    at = end;
-  }
-  return spans;
-}
-
 void fit_group(Sweep& sweep, std::int64_t t, std::int64_t position, TileGrid& fitted) {
   const std::int64_t width = std::min(sweep.group, sweep.columns - position);
   fit_tile(sweep.tile(t) + position * kLanes, width, sweep.grid, sweep.range, fitted);
   const std::int64_t slot = sweep.slot[static_cast<size_t>(position)];
   std::copy_n(fitted.scale, kLanes, sweep.scales(slot, t));
   std::copy_n(fitted.zero, kLanes, sweep.zeros(slot, t));
-}
-
-// As the reference: all groups that start in a block, on weights without the block's own errors.
-void fit_stale_groups(Sweep& sweep, std::int64_t t, std::int64_t begin) {
-  if (begin % sweep.stale_block != 0) return;
-  const std::int64_t end = std::min(begin + sweep.stale_block, sweep.columns);
-  TileGrid fitted;
-  for (std::int64_t k = (begin + sweep.group - 1) / sweep.group * sweep.group; k < end; k += sweep.group)
-    fit_group(sweep, t, k, fitted);
 }
 
 struct Scratch {
@@ -98,10 +59,12 @@ std::int64_t end_of_run(const Sweep& sweep, std::int64_t at, std::int64_t limit)
 void round_block(Sweep& sweep, std::int64_t t, Span block, Scratch& scratch) {
   float* const tile = sweep.tile(t);
   const float* const upper = sweep.upper_II.const_data_ptr<float>();
-  const bool fresh = sweep.dynamic && sweep.stale_block == 0;
+  const bool fresh = sweep.fresh();
   alignas(64) float squares[kLanes] = {};
-  if (sweep.dynamic && !fresh) fit_stale_groups(sweep, t, block.begin);
   TileGrid grid;
+  // As the reference: all groups that start in a block, on weights without the block's own errors.
+  if (sweep.dynamic && !fresh)
+    for (const std::int64_t position : sweep.stale_groups(block.begin)) fit_group(sweep, t, position, grid);
   std::int64_t run_end = block.begin;
   for (std::int64_t begin = block.begin; begin < block.end;) {
     std::int64_t end = std::min(begin + kStrip, block.end);
@@ -142,7 +105,7 @@ void run(Sweep& sweep) {
   at::Tensor packed = at::empty({kBlock, sweep.columns}, at::kFloat);
   float* const panels = packed.mutable_data_ptr<float>();
   const float* const upper = sweep.upper_II.const_data_ptr<float>();
-  for (const Span block : blocks(sweep)) {
+  for (const Span block : sweep.blocks()) {
     const std::int64_t depth = block.end - block.begin, behind = sweep.columns - block.end;
     // One panel of U after the other, shared by all tiles.
     at::parallel_for(0, (behind + kPanelColumns - 1) / kPanelColumns, 16, [&](std::int64_t from, std::int64_t to) {
@@ -186,41 +149,30 @@ void load_weights(Sweep& sweep, const at::Tensor& weight_OI, const at::Tensor& d
   });
 }
 
-Sweep make_sweep(const at::Tensor& weight_OI, const at::Tensor& hessian_II, const HessianFactor& factor, const Grid& grid,
-                 const Range& range, const Rounding& rounding) {
-  Sweep sweep;
-  sweep.grid = grid;
-  sweep.range = range;
-  sweep.rows = weight_OI.size(0);
-  sweep.columns = weight_OI.size(1);
+Sweep make_sweep(const FeedbackPlan& plan, const HessianFactor& factor) {
+  Sweep sweep(plan);
   sweep.tiles = (sweep.rows + kLanes - 1) / kLanes;
-  sweep.group = grid.columns_per_group(sweep.columns);
-  // awq_clip looks at the Hessian of a group's own columns, which are there before the sweep.
-  sweep.dynamic = grid.granularity == Granularity::group && !rounding.static_groups && range.kind != RangeKind::awq_clip;
-  sweep.stale_block = rounding.group_fit == GroupFit::stale ? rounding.block_size : 0;
-  sweep.column = factor.columns();
-  // Groups are the natural ones, except with act_order desc and groups fitted on the way: those follow
-  // the sweep.
-  const bool natural = !sweep.dynamic || rounding.act_order == ActOrder::none;
-  for (std::int64_t k = 0; k < sweep.columns; ++k)
-    sweep.slot.push_back((natural ? sweep.column[static_cast<size_t>(k)] : k) / sweep.group);
-  const std::int64_t groups = grid.num_groups(sweep.columns);
+  const std::int64_t groups = sweep.grid.num_groups(sweep.columns);
   sweep.scales_GO = at::ones({groups, sweep.tiles * kLanes}, at::kFloat);
   sweep.zeros_GO = at::zeros_like(sweep.scales_GO);
-  at::Tensor start = weight_OI;
   if (!sweep.dynamic) {
-    // Fitted on the weights as they are, before dead columns are cleared, as the reference does.
-    const GridParams params = fit_grid(weight_OI, grid, range, hessian_II);
-    sweep.scales_GO.narrow(1, 0, sweep.rows).copy_(params.scales_OG.t());
-    sweep.zeros_GO.narrow(1, 0, sweep.rows).copy_(params.zeros_OG.t());
-    if (rounding.reference_clamping) start = clamp_to_grid(weight_OI, grid, params);
+    sweep.scales_GO.narrow(1, 0, sweep.rows).copy_(plan.params.scales_OG.t());
+    sweep.zeros_GO.narrow(1, 0, sweep.rows).copy_(plan.params.zeros_OG.t());
   }
   sweep.weights = at::empty({sweep.tiles, sweep.columns, kLanes}, at::kFloat);
-  load_weights(sweep, start, factor.dead.defined() ? factor.dead.cpu() : factor.dead);
+  load_weights(sweep, plan.start_OI.to(at::kCPU, at::kFloat).contiguous(), factor.dead.defined() ? factor.dead.cpu() : factor.dead);
   sweep.codes_OI = at::empty({sweep.rows, sweep.columns}, at::kByte);
   sweep.upper_II = factor.upper_II.cpu().contiguous();
   sweep.squared_errors.resize(static_cast<size_t>(sweep.tiles));
   return sweep;
+}
+
+SweptCodes sweep_tiles(const FeedbackPlan& plan, const HessianFactor& factor) {
+  Sweep sweep = make_sweep(plan, factor);
+  run(sweep);
+  SweptCodes swept{sweep.codes_OI, {sweep.scales_GO.narrow(1, 0, sweep.rows).t().contiguous(), sweep.zeros_GO.narrow(1, 0, sweep.rows).t().contiguous()}, 0};
+  for (const double value : sweep.squared_errors) swept.squared_error += value;
+  return swept;
 }
 
 // tr(dW H dW^T) from sum e^2 = tr(dW (H + damp I) dW^T), which holds since dW = E U; NaN where too
@@ -241,33 +193,28 @@ double undamped_loss(double squared_error, const at::Tensor& change_OI, const He
 QuantizedLinear round_error_feedback(const LinearProblem& problem, const Grid& grid, const Range& range,
                                      const Rounding& rounding) {
   const at::Device device = problem.weight_OI.device();
-  const std::int64_t rows = problem.weight_OI.size(0), columns = problem.weight_OI.size(1);
+  const std::int64_t columns = problem.weight_OI.size(1);
   const HessianFactor& factor = problem.hessian->factor(rounding, grid.columns_per_group(columns));
-  const at::Tensor weight = problem.weight_OI.to(at::kCPU, at::kFloat).contiguous();
-  Sweep sweep = make_sweep(weight, problem.hessian->matrix(), factor, grid, range, rounding);
-  run(sweep);
+  const FeedbackPlan plan = make_plan(problem.weight_OI.to(at::kFloat).contiguous(), problem.hessian->matrix(), factor, grid, range, rounding);
+  const SweptCodes swept = sweeps_on_device(plan) ? sweep_on_device(plan, factor) : sweep_tiles(plan, factor);
 
   QuantizedLinear result;
   result.grid = grid;
-  result.codes_OI = sweep.codes_OI.to(device);
-  result.params = {sweep.scales_GO.narrow(1, 0, rows).t().contiguous().to(device),
-                   sweep.zeros_GO.narrow(1, 0, rows).t().contiguous().to(device)};
-  if (sweep.dynamic && rounding.act_order != ActOrder::none) {
+  result.codes_OI = swept.codes_OI.to(device);
+  result.params = {swept.params.scales_OG.to(device), swept.params.zeros_OG.to(device)};
+  if (plan.dynamic && rounding.act_order != ActOrder::none) {
     at::Tensor index = at::empty({columns}, at::kLong);
     for (std::int64_t k = 0; k < columns; ++k)
-      index.mutable_data_ptr<std::int64_t>()[sweep.column[static_cast<size_t>(k)]] = sweep.slot[static_cast<size_t>(k)];
+      index.mutable_data_ptr<std::int64_t>()[plan.column[static_cast<size_t>(k)]] = plan.slot[static_cast<size_t>(k)];
     result.group_of_column = index.to(device);
   }
   result.events = factor.events;
   if (rounding.greedy_passes > 0) {
-    const at::Tensor target = rounding.reference_clamping && !sweep.dynamic ? clamp_to_grid(weight, grid, result.params) : weight;
-    descend(result, target, /*from_weights=*/false, *problem.hessian, factor, rounding.greedy_passes, rounding.reference_clamping);
+    descend(result, plan.start_OI, /*from_weights=*/false, *problem.hessian, factor, rounding.greedy_passes, rounding.reference_clamping);
     result.loss = std::numeric_limits<double>::quiet_NaN();
     return result;
   }
-  double squared_error = 0;
-  for (const double value : sweep.squared_errors) squared_error += value;
-  result.loss = undamped_loss(squared_error, dequantize(result, at::kFloat) - problem.weight_OI, factor, grid);
+  result.loss = undamped_loss(swept.squared_error, dequantize(result, at::kFloat) - problem.weight_OI, factor, grid);
   return result;
 }
 
