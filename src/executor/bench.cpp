@@ -92,10 +92,19 @@ struct Bench {
 
 }  // namespace
 
+Json bench_held_model(model::LanguageModel& model, const BenchConfig& config, double bandwidth) {
+  Bench bench{config, model, bandwidth, matrix_rate(model.compute_dtype(), model.device())};
+  bench.count();
+  Json list = Json::array();
+  for (const std::int64_t batch : config.batch)
+    for (const std::int64_t context : config.context) list.push_back(bench.measure(batch, context));
+  return {{"bandwidth", bandwidth}, {"matrix_rate", bench.rate}, {"linears", bench.linear_bytes}, {"head", model.head_bytes()}, {"measured", list}};
+}
+
 Json bench_model(const BenchConfig& config) {
   const c10::InferenceMode inference;
   const at::Device device = parse_device(config.device);
-  const double bandwidth = read_bandwidth(device);
+  const double bandwidth = read_bandwidth(device);  // before memory is watched
   const std::filesystem::path path = resolve_model_path(config.model);
   reset_peak_rss();
   AnonymousPeak anonymous;
@@ -104,13 +113,9 @@ Json bench_model(const BenchConfig& config) {
   model::LanguageModel model = open_model(path, config.architecture, device);
   model.set_compute_dtype(model::resolve_compute_dtype(config.dtype, model.architecture(), device));
   model.hold_blocks();
-  const double load = seconds_since(start), rate = matrix_rate(model.compute_dtype(), device);
-  Bench bench{config, model, bandwidth, rate};
-  bench.count();
-  Json list = Json::array();
+  const double load = seconds_since(start);
   const std::int64_t before = anonymous_rss_bytes();
-  for (const std::int64_t batch : config.batch)
-    for (const std::int64_t context : config.context) list.push_back(bench.measure(batch, context));
+  const Json held = bench_held_model(model, config, bandwidth);
   const std::int64_t peak = anonymous.bytes();
   return {{"model", config.model},
           {"device", describe(device)},
@@ -118,9 +123,9 @@ Json bench_model(const BenchConfig& config) {
           {"dtype", dtype_name(model.compute_dtype())},
           {"load_seconds", load},
           {"bandwidth", bandwidth},
-          {"matrix_rate", rate},
-          {"memory", {{"linears", bench.linear_bytes}, {"head", model.head_bytes()}, {"program", program}, {"allocated_by_loading", before - program}, {"peak_allocated", peak}, {"peak_resident", peak_rss_bytes()}}},
-          {"measured", list}};
+          {"matrix_rate", held.at("matrix_rate")},
+          {"memory", {{"linears", held.at("linears")}, {"head", held.at("head")}, {"program", program}, {"allocated_by_loading", before - program}, {"peak_allocated", peak}, {"peak_resident", peak_rss_bytes()}}},
+          {"measured", held.at("measured")}};
 }
 
 std::string format_bench(const Json& measured) {

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "miq/model/language_model.h"
+
 namespace miq::executor {
 
 struct BenchConfig {
@@ -21,6 +23,10 @@ struct BenchConfig {
 /// what was allocated.
 /// @throws Error as open_model.
 nlohmann::ordered_json bench_model(const BenchConfig& config);
+
+/// The same of a model whose blocks are held, in inference mode, on a device that reads `bandwidth` bytes a second: bandwidth, matrix_rate,
+/// linears and head (bytes), measured (a list).
+nlohmann::ordered_json bench_held_model(model::LanguageModel& model, const BenchConfig& config, double bandwidth);
 
 /// That as a table for a terminal.
 std::string format_bench(const nlohmann::ordered_json& measured);
