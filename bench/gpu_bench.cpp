@@ -13,6 +13,7 @@
 #include "../src/executor/cost.h"
 #include "../src/executor/roofline.h"
 #include "miq/core/device.h"
+#include "miq/core/device_memory.h"
 #include "miq/core/error.h"
 #include "miq/core/file.h"
 #include "miq/core/log.h"
@@ -122,7 +123,7 @@ Json packed_products(const at::Device& device, double bandwidth, bool tiny) {
 Json run(const Options& options) {
   const c10::InferenceMode inference;
   const at::Device device = parse_device(options.device);
-  const double bandwidth = read_bandwidth(device), rate = matrix_rate(at::kBFloat16, device), float_rate = matrix_rate(at::kFloat, device);
+  const double bandwidth = executor::read_bandwidth(device), rate = executor::matrix_rate(at::kBFloat16, device), float_rate = executor::matrix_rate(at::kFloat, device);
   log_info("reads " + std::to_string(bandwidth * 1e-9) + " GB/s, multiplies bfloat16 at " + std::to_string(rate * 1e-12) + " and float32 at " + std::to_string(float_rate * 1e-12) + " Top/s");
   Json results = {{"device", describe(device)}, {"bandwidth", bandwidth}, {"matrix_rate_bfloat16", rate}, {"matrix_rate_float32", float_rate}, {"models", Json::array()}};
   if (options.kernels) results["packed_products"] = packed_products(device, bandwidth, options.sizes.front() == "tiny");
