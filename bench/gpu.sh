@@ -76,13 +76,24 @@ hipcc=${HIPCC:-$(command -v hipcc || true)}
 gpu=CUDA
 [[ $torch_kind != HIP ]] || gpu=HIP
 [[ $gpu == HIP ]] && toolkit=$hipcc || toolkit=$nvcc
+architecture=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | tr -d . || true)
+architecture=${architecture:-90}
 card=$( (nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader || rocm-smi --showproductname) 2>/dev/null | head -1 || true)
 [[ -d $libraries ]] && libraries=$(realpath "$libraries") || libraries=
 if [[ -z $golden && -d ../shared/golden ]]; then golden=$(realpath ../shared/golden); fi
 if [[ -z $golden && -f $libraries/golden.tar.xz ]]; then golden=$libraries/golden; fi
 
 configure=(cmake -S . -B build/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release "-DMIQ_GPU=$gpu" "-DTorch_DIR=$torch_dir" -DMIQ_BUILD_TESTS=ON)
-[[ $gpu == CUDA ]] && configure+=("-DCMAKE_CUDA_COMPILER=$toolkit" -DCMAKE_CUDA_ARCHITECTURES=native)
+if [[ $gpu == CUDA && -n $toolkit ]]; then
+  root=$("$toolkit" --dryrun -c x.cu 2>&1 | sed -n 's/^#\$ TOP=//p' | head -1)
+  root=$(realpath "${root:-$(dirname "$toolkit")/..}")
+  configure+=("-DCMAKE_CUDA_COMPILER=$root/bin/nvcc" "-DCUDA_TOOLKIT_ROOT_DIR=$root" "-DCUDAToolkit_ROOT=$root" "-DCMAKE_CUDA_ARCHITECTURES=$architecture")
+  # Torch's package links nvrtc, which a small toolkit lacks and the wheel of torch brings along.
+  if ! compgen -G "$root/lib*/libnvrtc.so" >/dev/null && [[ -n ${torch_python:-} ]]; then
+    nvrtc=$("$torch_python" -c 'import glob, os, torch; print(*glob.glob(os.path.join(os.path.dirname(torch.__path__[0]), "nvidia", "*", "lib", "libnvrtc.so.*"))[:1])')
+    [[ -z $nvrtc ]] || configure+=("-DCUDA_nvrtc_LIBRARY=$nvrtc")
+  fi
+fi
 if [[ -n $libraries ]]; then
   multiarch=$(gcc -print-multiarch)
   configure+=("-DCMAKE_PREFIX_PATH=$libraries/usr" "-DCMAKE_BUILD_RPATH=$libraries/usr/lib/$multiarch" "-DCMAKE_EXE_LINKER_FLAGS=-Wl,-rpath-link,$libraries/usr/lib/$multiarch")
