@@ -64,7 +64,7 @@ void add_lower_product(const at::Tensor& x_TI, at::Tensor& sum_II) {
     const std::int64_t width = std::min(panel, columns - begin);
     at::Tensor part = sum_II.narrow(0, begin, columns - begin).narrow(1, begin, width);
     const at::Tensor left = x.narrow(1, begin, columns - begin).t(), right = x.narrow(1, begin, width);
-    if (halves) at::addmm_out(part, part, left, right, at::kFloat);
+    if (halves) part.add_(at::mm(left, right, at::kFloat));
     else part.addmm_(left, right);
   }
 }
