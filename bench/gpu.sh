@@ -37,7 +37,7 @@ fail() { echo "gpu.sh: $*" >&2; exit 3; }
 # What the build needs beside LibTorch, as Debian packages it. Static libraries of OpenSSL are large and not used.
 packages=(libyaml-cpp-dev libyaml-cpp0.7 libcli11-dev nlohmann-json3-dev libspdlog-dev libspdlog1.10 libfmt-dev libfmt9 libsentencepiece-dev libsentencepiece0
           libprotobuf-lite32 libgtest-dev libgmock-dev googletest libpcre2-dev libpcre2-8-0 libpcre2-posix3 libutf8proc-dev libutf8proc2 libssl-dev libssl3
-          libcpp-httplib-dev libcpp-httplib0.11 libbrotli1 zlib1g zlib1g-dev pkgconf-bin pkgconf libpkgconf3)
+          libcpp-httplib-dev libcpp-httplib0.11 libbrotli-dev libbrotli1 zlib1g zlib1g-dev pkgconf-bin pkgconf libpkgconf3)
 pack() {
   rm -rf "$libraries.partial"
   mkdir -p "$libraries.partial"
@@ -131,7 +131,11 @@ started=$SECONDS
 if [[ $golden == "$libraries/golden" && ! -d $golden ]]; then mkdir "$golden" && tar -C "$golden" -xJf "$libraries/golden.tar.xz"; fi
 if [[ -n $libraries ]]; then
   export PKG_CONFIG_SYSROOT_DIR=$libraries PKG_CONFIG_LIBDIR=$libraries/usr/lib/$multiarch/pkgconfig:$libraries/usr/share/pkgconfig
-  command -v pkg-config >/dev/null || export PATH=$PATH:$libraries/usr/bin LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$libraries/usr/lib/$multiarch
+  if ! command -v pkg-config >/dev/null; then
+    printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$libraries/usr/lib/$multiarch" "$libraries/usr/bin/pkgconf" >"$out/pkg-config"
+    chmod +x "$out/pkg-config"
+    configure+=("-DPKG_CONFIG_EXECUTABLE=$(realpath "$out/pkg-config")")
+  fi
 fi
 [[ -z $golden ]] || export MIQ_GOLDEN_DIR=$golden
 [[ ! -d $golden/formats ]] || export MIQ_REQUIRE_GOLDEN=1
