@@ -49,6 +49,8 @@ pack() {
     if [[ -f $path || -L $path ]]; then echo "${path#/}"; fi
   done >"$libraries.partial/list"
   tar -C / --no-recursion -cf - -T "$libraries.partial/list" | tar -C "$libraries.partial" -xf -
+  # A compiler looks there by itself under / only.
+  cp -a "$libraries.partial/usr/include/$(gcc -print-multiarch)/." "$libraries.partial/usr/include/"
   if [[ -d ${golden:-../shared/golden} ]]; then
     local chosen
     IFS=, read -ra chosen <<<"$parts"
