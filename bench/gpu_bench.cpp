@@ -34,6 +34,7 @@ struct Options {
   std::string device = "cuda", out;
   std::vector<std::string> sizes = {"7b"}, methods = {"gptq", "awq", "rtn"};
   std::int64_t samples = 128, tokens = 2048, context = 512, new_tokens = 64;
+  double seconds = 0;
   bool decode = true, kernels = true;
 };
 
@@ -122,13 +123,24 @@ Json packed_products(const at::Device& device, double bandwidth, bool tiny) {
 
 Json run(const Options& options) {
   const c10::InferenceMode inference;
+  const auto begun = std::chrono::steady_clock::now();
+  Json left_out = Json::array();
+  // What takes about as long as the last of its kind is not begun when too little time is left.
+  const auto has_time = [&](const std::string& what, double expected) {
+    if (options.seconds <= 0 || seconds_since(begun) + expected <= options.seconds) return true;
+    log_warning("no time is left for " + what);
+    left_out.push_back(what);
+    return false;
+  };
   const at::Device device = parse_device(options.device);
   const double bandwidth = executor::read_bandwidth(device), rate = executor::matrix_rate(at::kBFloat16, device), float_rate = executor::matrix_rate(at::kFloat, device);
   log_info("reads " + std::to_string(bandwidth * 1e-9) + " GB/s, multiplies bfloat16 at " + std::to_string(rate * 1e-12) + " and float32 at " + std::to_string(float_rate * 1e-12) + " Top/s");
   Json results = {{"device", describe(device)}, {"bandwidth", bandwidth}, {"matrix_rate_bfloat16", rate}, {"matrix_rate_float32", float_rate}, {"models", Json::array()}};
   if (options.kernels) results["packed_products"] = packed_products(device, bandwidth, options.sizes.front() == "tiny");
   const fs::path folder = fs::temp_directory_path() / ("miq-gpu-bench-" + std::to_string(::getpid()));
+  double longest = 0;
   for (const std::string& name : options.sizes) {
+    if (!has_time(name, 2 * longest)) continue;
     fs::create_directories(folder / name);
     const Size size = size_of(name);
     auto start = std::chrono::steady_clock::now();
@@ -139,7 +151,9 @@ Json run(const Options& options) {
     std::vector<model::Block> packed;
     for (const std::string& method : options.methods) {
       const bool last = method == options.methods.back();
+      if (!last && !has_time(name + " " + method, longest)) continue;
       Quantized done = quantize(model, method, ids, rate, options.decode && last);
+      longest = std::max(longest, done.figures.at("seconds").get<double>());
       log_info(name + " " + method + ": " + done.figures.at("seconds").dump() + " s");
       entry["quantization"].push_back(done.figures);
       packed = std::move(done.blocks);
@@ -154,6 +168,7 @@ Json run(const Options& options) {
     results["models"].push_back(entry);
   }
   fs::remove_all(folder);
+  results["left_out"] = left_out;
   return results;
 }
 
@@ -169,6 +184,7 @@ int main_of(int count, char** words) {
   app.add_option("--new-tokens", options.new_tokens, "decoded")->capture_default_str();
   app.add_flag("!--no-decode", options.decode, "quantize only");
   app.add_flag("!--no-kernels", options.kernels, "leave the packed product alone");
+  app.add_option("--seconds", options.seconds, "after which nothing long is begun any more; 0: no limit")->capture_default_str();
   app.add_option("--out", options.out, "a file for the JSON, instead of standard output");
   CLI11_PARSE(app, count, words);
   try {

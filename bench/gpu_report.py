@@ -79,6 +79,8 @@ def show(evidence):
         for entry in bench["packed_products"]:
             rows.append([f"{entry['rows']} x {entry['columns']}", str(entry["bits"]), f"{entry['microseconds']:.1f}", f"{100 * entry['of_bandwidth']:.0f} %"])
         print("\n" + table(rows))
+    for what in bench.get("left_out", []):
+        print(f"\nLEFT OUT, no time: {what}")
     if evidence["limits"]:
         rows = [["asked for", "bound", "measured", "met"]]
         for limit in evidence["limits"]:
