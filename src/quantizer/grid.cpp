@@ -3,29 +3,20 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <cmath>
+
+#include "gpu/grid_math.h"
+#include "miq/core/gpu_kernels.h"
 
 namespace miq::quantizer {
 
-float stored_number(float value, at::ScalarType dtype) {
-  if (value == 0 || !std::isfinite(value)) return value;
-  const float magnitude = std::abs(value);
-  float rounded = magnitude;
-  if (dtype == at::kHalf) {
-    constexpr float kLeast = 5.9604644775390625e-8f, kLargest = 65504.0f;
-    rounded = std::max(kLeast, static_cast<float>(c10::Half(std::min(magnitude, kLargest))));
-  } else if (dtype == at::kBFloat16) {
-    constexpr float kLargest = 3.3895313892515355e38f;
-    rounded = static_cast<float>(c10::BFloat16(std::min(magnitude, kLargest)));
-  }
-  return std::copysign(rounded, value);
-}
+float stored_number(float value, at::ScalarType dtype) { return gpu::stored_number(value, gpu_store(dtype)); }
 
 at::Tensor stored_numbers(const at::Tensor& values, at::ScalarType dtype) {
   if (dtype == at::kFloat) return values;
   at::Tensor out = values.to(at::kCPU, at::kFloat, /*non_blocking=*/false, /*copy=*/true).contiguous();
   float* const v = out.mutable_data_ptr<float>();
-  for (std::int64_t i = 0; i < out.numel(); ++i) v[i] = stored_number(v[i], dtype);
+  const int store = gpu_store(dtype);
+  for (std::int64_t i = 0; i < out.numel(); ++i) v[i] = gpu::stored_number(v[i], store);
   return out.to(values.device());
 }
 

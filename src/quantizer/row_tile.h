@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "gpu/grid_math.h"
 #include "miq/core/vectorised.h"
 #include "miq/quantizer/range.h"
 
@@ -14,33 +15,19 @@ namespace miq::quantizer {
 
 constexpr std::int64_t kLanes = 32;
 
-/// Round half to even for |x| < 2^22, where codes lie: two additions that vectorise everywhere.
-inline float round_half_even(float x) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
-  return (x + kMagic) - kMagic;
-}
+using gpu::round_half_even, gpu::Rounded;
 
-/// A grid's parameters for the rows of a tile. With c = round_half_even(clamp(w / scale + offset, low,
-/// high)) the code is c + base and the value scale * (c - offset). Conventions that add the zero before
-/// rounding have an offset, the others 0: it decides ties. Floating grids (mantissa > 0) round w / scale
-/// to so many bits of mantissa; their "code" in a tile is the rounded number itself.
+/// A grid's parameters for the rows of a tile, as gpu::Fitted. Floating grids (mantissa > 0) round w / scale to so many bits of
+/// mantissa; their "code" in a tile is the rounded number itself.
 struct TileGrid {
   alignas(64) float scale[kLanes], offset[kLanes], low[kLanes], high[kLanes], base[kLanes], zero[kLanes];
   int mantissa = 0;
   int least_exponent = 0;  ///< of normal numbers
 };
 
-struct Rounded {
-  float code, value;
-};
-
 /// One lane of a whole-number grid.
 inline Rounded round_lane(float w, const TileGrid& g, std::int64_t r) {
-  float code = w / g.scale[r] + g.offset[r];
-  code = code < g.low[r] ? g.low[r] : code;
-  code = code > g.high[r] ? g.high[r] : code;
-  code = round_half_even(code);
-  return {code + g.base[r], g.scale[r] * (code - g.offset[r])};
+  return gpu::round_whole(w, g.scale[r], g.offset[r], g.low[r], g.high[r], g.base[r]);
 }
 
 /// The smallest and the largest weight of each row of tile[columns][kLanes].

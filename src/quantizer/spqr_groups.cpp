@@ -17,7 +17,7 @@ MIQ_VECTORISED void weighted_errors(const float* tile, std::int64_t columns, std
     if (c == skip) continue;
     const float* const w = tile + c * kLanes;
     for (std::int64_t r = 0; r < kLanes; ++r) {
-      const float error = round_lane(w[r], g, r).value - w[r];
+      const float error = gpu::value_minus_weight(w[r], g.scale[r], round_lane(w[r], g, r).steps);
       errors[r] += error * error * inverse_squares[c];
     }
   }

@@ -1,5 +1,4 @@
-// From an interval to a grid's parameters, one group at a time: the conventions of spec/algorithms
-// section 1, in the references' float32 operations and their order.
+// From intervals to the grid's parameters of a tile, by gpu/grid_math.h.
 #pragma once
 
 #include <utility>
@@ -10,12 +9,7 @@
 namespace miq::quantizer {
 
 /// One lane of a TileGrid.
-struct Fitted {
-  float scale, zero, offset, low, high, base;
-};
-
-/// The way of rounding that goes with a scale and a zero.
-Fitted finish(float scale, float zero, const Grid& grid);
+using gpu::Fitted;
 
 /// Scale and zero for weights between low and high.
 Fitted fit_interval(float low, float high, const Grid& grid);
@@ -36,8 +30,9 @@ inline void set_lane(TileGrid& out, std::int64_t lane, const Fitted& fitted) {
 }
 
 inline void set_type(TileGrid& out, const Grid& grid) {
-  out.mantissa = grid.is_integer() ? 0 : grid.type == GridType::fp8_e4m3 ? 3 : 2;
-  out.least_exponent = grid.type == GridType::fp8_e4m3 ? -6 : -14;
+  const gpu::FloatFormat format = gpu::float_format(static_cast<int>(grid.type));
+  out.mantissa = grid.is_integer() ? 0 : format.mantissa;
+  out.least_exponent = format.least_exponent;
 }
 
 }  // namespace miq::quantizer
