@@ -52,7 +52,9 @@ function(miq_program_options target)
 endfunction()
 
 # miq_test(library SOURCES ...): one GoogleTest binary per library. Suites with `Golden` in their names
-# are a test of their own, with the ctest label `golden`.
+# are a test of their own, with the ctest label `golden`. Libraries that compute run them twice more: on the emulated device
+# (tests/support/emulated_device.h; label `emulated`), and on a GPU (label `gpu`; skipped, loudly, where there is none).
+# Suites with `Device` in their names are for these two alone.
 function(miq_test library)
   cmake_parse_arguments(arg "" "" "SOURCES;DEPS" ${ARGN})
   set(target test_${library})
@@ -60,16 +62,25 @@ function(miq_test library)
   target_link_libraries(${target} PRIVATE miq::${library} miq_test_support ${arg_DEPS} GTest::gmock GTest::gtest_main)
   target_compile_definitions(${target} PRIVATE MIQ_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   miq_program_options(${target})
-  add_test(NAME ${library} COMMAND ${target} --gtest_filter=-*Golden* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+  add_test(NAME ${library} COMMAND ${target} --gtest_filter=-*Golden*:*Device* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   set_tests_properties(${library} PROPERTIES LABELS unit)
   set(golden "")
   foreach(source ${arg_SOURCES})
     file(STRINGS ${source} found REGEX "Golden" LIMIT_COUNT 1)
     list(APPEND golden ${found})
   endforeach()
-  if(NOT golden)
-    return()
+  if(golden)
+    add_test(NAME ${library}.golden COMMAND ${target} --gtest_filter=*Golden* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    set_tests_properties(${library}.golden PROPERTIES LABELS golden)
   endif()
-  add_test(NAME ${library}.golden COMMAND ${target} --gtest_filter=*Golden* WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-  set_tests_properties(${library}.golden PROPERTIES LABELS golden)
+  set(devices_core emulated)
+  set(devices_evaluator gpu)  # its cases are of a real model, which the emulation is too slow for
+  foreach(computing quantizer model format executor)
+    set(devices_${computing} gpu emulated)
+  endforeach()
+  foreach(device ${devices_${library}})
+    add_test(NAME ${library}.${device} COMMAND ${target} "--gtest_filter=*Golden*:*Device*$<$<STREQUAL:${device},emulated>:-*Smol*>" WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    set_tests_properties(${library}.${device} PROPERTIES LABELS ${device} ENVIRONMENT "MIQ_TEST_DEVICE=$<IF:$<STREQUAL:${device},gpu>,cuda,emulated>"
+      SKIP_REGULAR_EXPRESSION "SKIPPED: NOTHING WAS TESTED ON A GPU")
+  endforeach()
 endfunction()

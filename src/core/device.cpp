@@ -1,8 +1,12 @@
 #include "miq/core/device.h"
 
 #include <ATen/Context.h>
+#include <ATen/DeviceAccelerator.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+
+#include <dlfcn.h>
 
 #include <charconv>
 #include <cstdlib>
@@ -10,7 +14,9 @@
 #include <set>
 #include <sstream>
 
+#include "miq/core/device_memory.h"
 #include "miq/core/error.h"
+#include "miq/core/memory.h"
 #include "miq/core/process_group.h"
 
 namespace miq {
@@ -32,11 +38,35 @@ const std::set<std::string>& cpu_flags() {
   return flags;
 }
 
+// A GPU's name, from the driver's library that LibTorch has loaded: its own interface for all vendors has none.
+std::string gpu_name(int index) {
+  for (const auto& [library, function] : {std::pair{"libcuda.so.1", "cuDeviceGetName"}, std::pair{"libamdhip64.so", "hipDeviceGetName"}, std::pair{"libamdhip64.so.7", "hipDeviceGetName"},
+                                          std::pair{"libamdhip64.so.6", "hipDeviceGetName"}}) {
+    void* const handle = ::dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
+    if (handle == nullptr) continue;
+    char name[128] = "";
+    const auto get = reinterpret_cast<int (*)(char*, int, int)>(::dlsym(handle, function));
+    const bool found = get != nullptr && get(name, sizeof name - 1, index) == 0;
+    ::dlclose(handle);
+    if (found) return name;
+  }
+  return {};
+}
+
 }  // namespace
+
+int gpu_count() { return at::accelerator::getAccelerator() ? static_cast<int>(at::accelerator::deviceCount()) : 0; }
+
+bool is_built_for_gpus() {
+  for (const c10::DeviceType type : {c10::DeviceType::CUDA, c10::DeviceType::HIP, c10::DeviceType::PrivateUse1})
+    if (c10::impl::hasDeviceGuardImpl(type)) return true;
+  return false;
+}
 
 at::Device parse_device(const std::string& name) {
   if (name == "cpu") return at::kCPU;
-  if (name == "auto") return at::hasCUDA() ? parse_device("cuda") : at::Device(at::kCPU);
+  const int count = gpu_count();
+  if (name == "auto") return count > 0 ? parse_device("cuda") : at::Device(at::kCPU);
   int index = 0;
   bool known = name == "cuda";
   if (name.rfind("cuda:", 0) == 0) {
@@ -45,7 +75,6 @@ at::Device parse_device(const std::string& name) {
     known = problem == std::errc() && stop == end && index >= 0;
   }
   if (!known) throw Error(ErrorKind::config, "unknown device '" + name + "'", "device", "use cpu, cuda, cuda:N or auto");
-  const int count = at::hasCUDA() ? static_cast<int>(at::globalContext().hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0) : 0;
   // Each rank of a machine takes a GPU of its own, unless the launcher shows each its own alone.
   const bool shown_one = count == 1 && (std::getenv("CUDA_VISIBLE_DEVICES") != nullptr || std::getenv("ROCR_VISIBLE_DEVICES") != nullptr || std::getenv("HIP_VISIBLE_DEVICES") != nullptr);
   if (name == "cuda" && !shown_one) index = process_group::local_rank();
@@ -54,10 +83,35 @@ at::Device parse_device(const std::string& name) {
                 "start no more ranks on a machine than it has GPUs, or use device: cpu");
   if (index >= count) {
     throw Error(ErrorKind::unsupported,
-                count == 0 ? "this LibTorch sees no GPU" : "there are only " + std::to_string(count) + " GPUs",
+                count == 0 ? "this LibTorch sees no GPU" : count == 1 ? "there is only one GPU" : "there are only " + std::to_string(count) + " GPUs",
                 "device: " + name, "use device: cpu, or configure with a CUDA or ROCm build of LibTorch (Torch_DIR)");
   }
-  return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
+  const c10::DeviceType type = at::accelerator::getAccelerator(/*checked=*/true).value();
+  at::globalContext().lazyInitDevice(type);
+  return {type, static_cast<c10::DeviceIndex>(index)};
+}
+
+std::vector<at::Device> parse_devices(const std::string& name) {
+  const at::Device first = parse_device(name);
+  std::vector<at::Device> all = {first};
+  if (first.is_cpu() || name.find(':') != std::string::npos || process_group::world_size() > 1) return all;
+  for (int i = 0; i < gpu_count(); ++i)
+    if (i != first.index()) all.emplace_back(first.type(), static_cast<c10::DeviceIndex>(i));
+  return all;
+}
+
+Tf32Products::Tf32Products(const at::Device& device, bool allowed) {
+  if (device.is_cpu()) return;
+  switch (at::globalContext().float32MatmulPrecision()) {
+    case at::Float32MatmulPrecision::HIGHEST: before_ = "highest"; break;
+    case at::Float32MatmulPrecision::HIGH: before_ = "high"; break;
+    case at::Float32MatmulPrecision::MEDIUM: before_ = "medium"; break;
+  }
+  at::globalContext().setFloat32MatmulPrecision(allowed ? "high" : "highest");
+}
+
+Tf32Products::~Tf32Products() {
+  if (!before_.empty()) at::globalContext().setFloat32MatmulPrecision(before_);
 }
 
 bool has_cpu_feature(const std::string& flag) { return cpu_flags().count(flag) > 0; }
@@ -69,7 +123,10 @@ bool has_fast_bfloat16(const at::Device& device) {
 bool has_fast_float16(const at::Device& device) { return !device.is_cpu() || has_cpu_feature("amx_fp16"); }
 
 std::string describe(const at::Device& device) {
-  if (!device.is_cpu()) return device.str();
+  if (!device.is_cpu()) {
+    const std::string name = gpu_name(device.index());
+    return device.str() + " (" + (name.empty() ? "" : name + ", ") + format_bytes(device_memory(device).total) + ")";
+  }
   return "cpu (" + std::to_string(at::get_num_threads()) + " threads, " + at::get_cpu_capability() + ")";
 }
 

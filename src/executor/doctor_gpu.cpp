@@ -1,10 +1,9 @@
 // Of `miq doctor`: GPUs as their drivers tell them, through the drivers' own libraries, which need not be there.
-#include <ATen/Context.h>
-#include <ATen/detail/CUDAHooksInterface.h>
 #include <dlfcn.h>
 #include <unistd.h>
 
 #include "doctor_checks.h"
+#include "miq/core/device.h"
 #include "miq/core/memory.h"
 
 namespace miq::executor {
@@ -31,8 +30,6 @@ struct Library {
   }
   void* handle = nullptr;
 };
-
-int libtorch_devices() { return at::hasCUDA() ? static_cast<int>(at::detail::getCUDAHooks().deviceCount()) : 0; }
 
 // `usable`: whether this LibTorch computes on such devices.
 Json device_check(const std::string& name, std::int64_t bytes, const std::string& capability, bool usable, const char* kind) {
@@ -93,10 +90,10 @@ Checks amd(bool usable) {
 }  // namespace
 
 Checks check_gpus() {
-  const int seen = libtorch_devices();
+  const int seen = gpu_count();
   Checks checks = nvidia(seen > 0);
   for (Json& check : amd(seen > 0)) checks.push_back(std::move(check));
-  if (at::hasCUDA() && seen == 0) checks.push_back(make_check("gpu", "note", "this LibTorch is built for GPUs and sees none", "device: auto computes on the CPU; see that the driver works"));
+  if (is_built_for_gpus() && seen == 0) checks.push_back(make_check("gpu", "note", "this LibTorch is built for GPUs and sees none", "device: auto computes on the CPU; see that the driver works"));
   if (checks.empty()) checks.push_back(make_check("gpu", "ok", "none; device: auto computes on the CPU"));
   return checks;
 }

@@ -89,7 +89,7 @@ class Translator {
 
   void device() {
     const std::string wanted = text(kwargs_, "device", "cuda");
-    if (wanted.rfind("cuda", 0) == 0 && !at::hasCUDA()) {
+    if (wanted.rfind("cuda", 0) == 0 && gpu_count() == 0) {
       warn(kwargs_["device"] ? kwargs_["device"] : kwargs_, "the file asks for " + wanted + ", which is not here: the CPU computes");
       native_["device"] = "auto";
     } else {
@@ -201,7 +201,7 @@ class Translator {
     native_["pipeline"]["order"] = flag(kwargs_, "layer_sequential", false) ? "stage" : "block";
     native_["pipeline"]["propagate"] = flag(kwargs_, "block_sequential", flag(kwargs_, "quant_out", false)) ? "quantized" : "float";
     const std::string offload = text(kwargs_, "offload", "none");
-    native_["pipeline"]["offload"] = offload == "disk" ? "disk" : offload == "cpu" && !native_["device"].Scalar().empty() && at::hasCUDA() ? "cpu" : "none";
+    native_["pipeline"]["offload"] = offload == "disk" ? "disk" : offload == "cpu" && !native_["device"].Scalar().empty() && gpu_count() > 0 ? "cpu" : "none";
   }
 
   // BOSS: task_name and dataset_name, or calibrate_subject (one or a list) or dataset, named Task_dataset; calibrate_nums a number

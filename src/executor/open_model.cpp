@@ -14,11 +14,10 @@ namespace {
 
 class QuantizedKernels : public model::KernelSource {
  public:
-  explicit QuantizedKernels(std::shared_ptr<const format::QuantizedCheckpoint> checkpoint)
-      : checkpoint_(std::move(checkpoint)) {}
+  QuantizedKernels(std::shared_ptr<const format::QuantizedCheckpoint> checkpoint, const at::Device& device) : checkpoint_(std::move(checkpoint)), device_(device) {}
   bool has(const std::string& linear) const override { return checkpoint_->is_quantized(linear); }
   std::shared_ptr<const model::LinearKernel> kernel(const std::string& linear) const override {
-    return make_quantized_kernel(std::make_shared<const quantizer::QuantizedLinear>(checkpoint_->linear(linear)));
+    return make_quantized_kernel(std::make_shared<const quantizer::QuantizedLinear>(to_device(checkpoint_->linear(linear), device_)));
   }
   std::int64_t bytes(const std::string& linear) const override {
     const format::Scheme& scheme = checkpoint_->scheme(linear);
@@ -28,17 +27,18 @@ class QuantizedKernels : public model::KernelSource {
 
  private:
   std::shared_ptr<const format::QuantizedCheckpoint> checkpoint_;
+  at::Device device_;
 };
 
 // Blocks of a GGUF file whose values are codes of groups of 32. What is packed is looked up when it is asked for: rows of q and k are
 // put in order on the way, which reads them.
 class GgufKernels : public model::KernelSource {
  public:
-  explicit GgufKernels(std::shared_ptr<const TensorSource> source) : source_(std::move(source)) {}
+  GgufKernels(std::shared_ptr<const TensorSource> source, const at::Device& device) : source_(std::move(source)), device_(device) {}
   bool has(const std::string& linear) const override { return bytes(linear) > 0; }
   std::shared_ptr<const model::LinearKernel> kernel(const std::string& linear) const override {
     auto quantized = format::quantized_from_gguf(*source_->packed(linear + ".weight"));
-    return quantized ? make_quantized_kernel(std::make_shared<const quantizer::QuantizedLinear>(std::move(*quantized))) : nullptr;
+    return quantized ? make_quantized_kernel(std::make_shared<const quantizer::QuantizedLinear>(to_device(std::move(*quantized), device_))) : nullptr;
   }
   std::int64_t bytes(const std::string& linear) const override {
     const auto [entry, is_new] = bytes_.emplace(linear, 0);
@@ -51,27 +51,28 @@ class GgufKernels : public model::KernelSource {
 
  private:
   std::shared_ptr<const TensorSource> source_;
+  at::Device device_;
   mutable std::map<std::string, std::int64_t> bytes_;  // 0: not packed so
 };
 
 }  // namespace
 
-model::Weights open_weights(const std::filesystem::path& path) {
+model::Weights open_weights(const std::filesystem::path& path, const at::Device& device) {
   std::error_code problem;
   if (!find_gguf(path) && std::filesystem::is_directory(path, problem)) {
     const nlohmann::json config = model::checkpoint_config(path);
     const format::DeclaredQuantization declared = format::declared_quantization(path, config);
     if (!declared.content.is_null()) {
       auto checkpoint = format::open_quantized(path, config, declared.content);
-      return {checkpoint, std::make_shared<QuantizedKernels>(checkpoint)};
+      return {checkpoint, std::make_shared<QuantizedKernels>(checkpoint, device)};
     }
   }
   const std::shared_ptr<const TensorSource> tensors = model::open_tensors(path);
-  return {tensors, find_gguf(path) ? std::make_shared<const GgufKernels>(tensors) : nullptr};
+  return {tensors, find_gguf(path) ? std::make_shared<const GgufKernels>(tensors, device) : nullptr};
 }
 
 model::LanguageModel open_model(const std::filesystem::path& path, const std::string& family, const at::Device& device) {
-  return model::LanguageModel::open(path, family, at::kFloat, device, open_weights(path));
+  return model::LanguageModel::open(path, family, at::kFloat, device, open_weights(path, device));
 }
 
 }  // namespace miq::executor

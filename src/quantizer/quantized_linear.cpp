@@ -88,6 +88,21 @@ std::int64_t QuantizedLinear::bytes() const {
   return static_cast<std::int64_t>(std::ceil(bits_per_weight() * static_cast<double>(codes_OI.numel()) / 8));
 }
 
+QuantizedLinear to_device(QuantizedLinear linear, const at::Device& device) {
+  BilevelParams& b = linear.bilevel;
+  for (at::Tensor* tensor : {&linear.codes_OI, &linear.params.scales_OG, &linear.params.zeros_OG, &b.scale_codes_OG, &b.scale_scales_RG, &b.scale_zeros_RG, &b.zero_codes_OG, &b.zero_scales_RG,
+                             &b.zero_zeros_RG, &linear.outliers.row_offsets, &linear.outliers.columns, &linear.outliers.values, &linear.activation_params.scale,
+                             &linear.activation_params.zero, &linear.group_of_column})
+    if (tensor->defined()) *tensor = tensor->to(device);
+  linear.online = to_device(linear.online, device);
+  return linear;
+}
+
+OnlineTransform to_device(OnlineTransform transform, const at::Device& device) {
+  if (transform.divisor_I.defined()) transform.divisor_I = transform.divisor_I.to(device);
+  return transform;
+}
+
 at::Tensor stored_weight(const QuantizedLinear& linear) {
   at::Tensor weight;
   if (!linear.group_of_column.defined()) {

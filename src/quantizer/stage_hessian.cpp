@@ -73,7 +73,7 @@ HessianFactor make_factor(const at::Tensor& hessian_II, std::int64_t num_tokens,
   if (num_tokens < hessian.size(0))
     factor.events.push_back({"starved_hessian", std::to_string(num_tokens) + " calibration tokens for " +
                                                     std::to_string(hessian.size(0)) + " inputs: only damping makes it definite"});
-  factor.perm = order.defined() ? order : column_order(is_spqr(rounding) ? hessian_II.diagonal() : diagonal, rounding, group_size);
+  factor.perm = order.defined() ? order.to(hessian.device()) : column_order(is_spqr(rounding) ? hessian_II.diagonal() : diagonal, rounding, group_size);
   if (factor.perm.defined()) hessian = hessian.index_select(0, factor.perm).index_select(1, factor.perm);
   diagonal = hessian.diagonal();
   const at::Tensor original = diagonal.clone();

@@ -6,6 +6,7 @@
 
 #include "miq/evaluator/scorer.h"
 #include "support/golden.h"
+#include "support/test_device.h"
 
 namespace miq::evaluator {
 namespace {
@@ -33,7 +34,7 @@ class GoldenScorer : public testing::Test {
   }
   // id -> log-likelihoods of the choices.
   std::map<std::string, std::vector<double>> scored(at::ScalarType dtype) {
-    auto model = model::LanguageModel::open(test::smollm2_dir(), "auto", dtype, at::kCPU);
+    auto model = model::LanguageModel::open(test::smollm2_dir(), "auto", dtype, test::device());
     const auto tokenizer = dataset::load_tokenizer(test::smollm2_dir());
     std::vector<std::pair<std::string, std::string>> pairs;
     const auto prompts = rows_by_id(test::golden_dir() / "smollm2" / "prompts_0shot.jsonl");

@@ -16,6 +16,7 @@
 #include "miq/executor/verify.h"
 #include "miq/format/quantized_checkpoint.h"
 #include "support/golden.h"
+#include "support/test_device.h"
 #include "support/tiny_models.h"
 
 namespace miq::executor {
@@ -252,14 +253,14 @@ TEST_P(GoldenFormats, LogitsOfTheDenseWeights) {
   const SafetensorsFile reference = SafetensorsFile::open(folder / "reference.safetensors");
   const c10::InferenceMode inference;
   // Without activations: every weight dense.
-  model::LanguageModel model = model::LanguageModel::open(folder, "auto", at::kFloat, at::kCPU, {open_weights(folder).tensors, nullptr});
-  const at::Tensor logits = model.forward(reference.tensor("ids")), wanted = reference.tensor("logits_fp32");
+  model::LanguageModel model = model::LanguageModel::open(folder, "auto", at::kFloat, test::device(), {open_weights(folder).tensors, nullptr});
+  const at::Tensor logits = model.forward(reference.tensor("ids")).cpu(), wanted = reference.tensor("logits_fp32");
   EXPECT_LT((logits - wanted).abs().max().item<double>(), 5e-3);
   EXPECT_TRUE(logits.argmax(-1).equal(wanted.argmax(-1)));
   const at::Tensor p = wanted.to(at::kDouble).log_softmax(-1), q = logits.to(at::kDouble).log_softmax(-1);
   EXPECT_LT((p.exp() * (p - q)).sum(-1).mean().item<double>(), 1e-6);
   // From packed codes, with quantized activations where there are any: near them, and as compressed-tensors itself computes in float32.
-  const at::Tensor packed = open_model(folder, "auto", at::kCPU).forward(reference.tensor("ids"));
+  const at::Tensor packed = open_model(folder, "auto", test::device()).forward(reference.tensor("ids")).cpu();
   const at::Tensor r = packed.to(at::kDouble).log_softmax(-1);
   EXPECT_LT((p.exp() * (p - r)).sum(-1).mean().item<double>(), 1e-2);
   // It drops rotations, quantizes the KV cache where we do not, and divides by 127.5 where vLLM's kernel and we take 127.

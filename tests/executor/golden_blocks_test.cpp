@@ -74,7 +74,7 @@ void check_awq_layer(const Case& c, const json& fallback) {
   const auto a = architecture_of(c);
   Block block = block_of(c, a);
   const at::Tensor x = c.tensor("X");
-  const model::RopeTable rope(*a, x.size(1), at::kCPU);
+  const model::RopeTable rope(*a, x.size(1), x.device());
   // Inputs of all stages of the unscaled layer.
   BlockState state{x.clone(), {}, {}};
   std::vector<BlockState> at_stage;
@@ -141,7 +141,7 @@ void check_quarot(const Case& c, const json& fallback) {
   const auto a = architecture_of(c);
   Block block = block_of(c, a);
   const auto residual = quantizer::signed_hadamard(c.tensor("sign").to(at::kFloat), a->hidden_size);
-  EXPECT_LT((residual->apply_transposed(at::eye(a->hidden_size)).t() - c.tensor("Q").to(at::kFloat)).abs().max().item<double>(), 1e-5);
+  EXPECT_LT((residual->apply_transposed(test::on_device(at::eye(a->hidden_size))).t() - c.tensor("Q").to(at::kFloat)).abs().max().item<double>(), 1e-5);
   const Rotation rotation(*a, residual, /*online=*/true);
   rotation.rotate_block(block);
   std::map<std::string, at::Tensor> outputs = {{"out.input_layernorm.weight", block.input_norm_H},
@@ -155,7 +155,7 @@ void check_quarot(const Case& c, const json& fallback) {
       outputs["out." + linear->name + ".weight"] = linear->weight_OI;
     }
   const at::Tensor x = c.tensor("X");
-  const model::RopeTable rope(*a, x.size(1), at::kCPU);
+  const model::RopeTable rope(*a, x.size(1), x.device());
   // hidden rows h -> h Q, through the layer, and back.
   outputs["Y"] = residual->apply_transposed(block.forward(residual->apply(x), at::kFloat, rope));
   compare(c, outputs, fallback, {});

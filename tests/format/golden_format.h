@@ -14,6 +14,7 @@
 #include "miq/core/text.h"
 #include "miq/format/format.h"
 #include "support/golden.h"
+#include "support/test_device.h"
 
 namespace miq::format::test {
 
@@ -40,7 +41,7 @@ inline json golden_json(const std::string& folder, const std::string& file) {
 }
 
 inline std::string sha256_of(const at::Tensor& tensor) {
-  const at::Tensor values = tensor.contiguous();
+  const at::Tensor values = tensor.cpu().contiguous();
   return miq::sha256({static_cast<const char*>(values.const_data_ptr()), values.nbytes()});
 }
 
@@ -126,7 +127,7 @@ inline void check_golden(const GoldenCase& c) {
   for (const Scheme& scheme : decoder->linears()) {
     const std::string tensor = scheme.name + ".weight";
     SCOPED_TRACE(scheme.name);
-    auto linear = std::make_shared<quantizer::QuantizedLinear>(decoder->linear(scheme.name));
+    auto linear = std::make_shared<quantizer::QuantizedLinear>(to_device(decoder->linear(scheme.name), miq::test::device()));
     at::Tensor weight = quantizer::stored_weight(*linear);
     if (c.half_products) weight = weight.to(at::kHalf).to(at::kFloat);
     ASSERT_TRUE(digests.contains(tensor));

@@ -111,11 +111,11 @@ void check_rotations(const std::string& folder, bool output) {
   std::vector<NamedLinear> linears;
   std::vector<Scheme> schemes;
   for (const Scheme& s : decoder->linears()) {
-    linears.push_back({s.name, std::make_shared<quantizer::QuantizedLinear>(decoder->linear(s.name))});
+    linears.push_back({s.name, std::make_shared<quantizer::QuantizedLinear>(to_device(decoder->linear(s.name), miq::test::device()))});
     schemes.push_back(scheme_of(s.name, *linears.back().linear));
     EXPECT_TRUE(s.rotated_input);
     EXPECT_EQ(s.rotated_output, output);
-    const at::Tensor weight = base->tensor(s.name + ".weight").to(at::kFloat);
+    const at::Tensor weight = miq::test::on_device(base->tensor(s.name + ".weight").to(at::kFloat));
     EXPECT_LT(relative_error(quantizer::dequantize(*linears.back().linear, at::kFloat), weight), 0.2) << s.name;
     EXPECT_GT(relative_error(quantizer::stored_weight(*linears.back().linear), weight), 0.9) << s.name;
   }
@@ -134,7 +134,7 @@ void check_rotations(const std::string& folder, bool output) {
   const auto declared = nlohmann::json::parse(declaration.config.at("quantization_config").dump());
   const auto again = format.open(std::make_shared<test::MemorySource>(written), declared, {}, "written");
   for (const NamedLinear& l : linears)
-    EXPECT_TRUE(at::equal(quantizer::dequantize(again->linear(l.name), at::kFloat), quantizer::dequantize(*l.linear, at::kFloat))) << l.name;
+    EXPECT_TRUE(at::equal(quantizer::dequantize(to_device(again->linear(l.name), miq::test::device()), at::kFloat), quantizer::dequantize(*l.linear, at::kFloat))) << l.name;
 }
 
 TEST(GoldenFormats, RotationsOfTheInput) {

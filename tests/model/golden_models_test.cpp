@@ -156,7 +156,7 @@ TEST_P(Model, LowPrecisionStaysNear) {
     const at::Tensor logits = model.forward(ids);
     EXPECT_EQ(logits.scalar_type(), at::kFloat);
     // Rounding to 8 (11) bits in a few layers; a wrong feature moves logits by far more than this mean.
-    const double error = (logits - golden.tensor("logits")).abs().mean().item<double>() /
+    const double error = (logits.cpu() - golden.tensor("logits")).abs().mean().item<double>() /
                          golden.tensor("logits").abs().mean().item<double>();
     EXPECT_LT(error, dtype == at::kBFloat16 ? 0.03 : 0.004) << dtype;
   }
@@ -211,7 +211,7 @@ TEST(GoldenSmol, LogitsOfAWindow) {
     const at::Tensor logits = model.logits(hidden_states(model, ids).back());
     const at::Tensor log_p = -next_token_nll(logits, ids)[0];
     if (dtype == at::kFloat) {
-      EXPECT_TRUE(logits[0].argmax(1).equal(golden.tensor("argmax")));
+      EXPECT_TRUE(logits[0].argmax(1).cpu().equal(golden.tensor("argmax")));
       EXPECT_LT((log_p - golden.tensor("target_logprob")).abs().max().item<double>(), 1e-3);
     } else {
       // Perplexity in bfloat16 within 0.3 % of float32's.

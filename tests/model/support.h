@@ -13,11 +13,12 @@
 #include "miq/core/safetensors.h"
 #include "miq/model/language_model.h"
 #include "support/golden.h"
+#include "support/test_device.h"
 
 namespace miq::model::test {
 
 inline LanguageModel open_model(const std::filesystem::path& folder, at::ScalarType dtype = at::kFloat) {
-  return LanguageModel::open(folder, "auto", dtype, at::kCPU);
+  return LanguageModel::open(folder, "auto", dtype, miq::test::device());
 }
 
 /// Residual streams behind every block: [layer] of [B, T, H].
@@ -32,10 +33,10 @@ inline std::vector<at::Tensor> hidden_states(LanguageModel& model, const at::Ten
   return states;
 }
 
-/// -log p(ids[t + 1]) from logits [B, T, V]: [B, T - 1].
+/// -log p(ids[t + 1]) from logits [B, T, V] of any device: [B, T - 1], on the CPU.
 inline at::Tensor next_token_nll(const at::Tensor& logits_BTV, const at::Tensor& ids_BT) {
   const std::int64_t targets = ids_BT.size(1) - 1;
-  const at::Tensor log_p = logits_BTV.narrow(1, 0, targets).log_softmax(2);
+  const at::Tensor log_p = logits_BTV.cpu().narrow(1, 0, targets).log_softmax(2);
   return -log_p.gather(2, ids_BT.narrow(1, 1, targets).unsqueeze(2)).squeeze(2);
 }
 

@@ -76,7 +76,7 @@ void compare_losses(const Case& c, const QuantizedLinear& linear, const HessianF
     expect_loss("proxy_loss", "relative_H", linear.loss / quadratic(weight, hessian));
   at::Tensor counted = change;
   if (factor.dead.defined()) counted = counted.masked_fill(factor.dead, 0);
-  const double printed = quadratic(counted, hessian + at::eye(hessian.size(0)) * factor.damp) / 2;
+  const double printed = quadratic(counted, hessian + at::eye(hessian.size(0), hessian.options()) * factor.damp) / 2;
   expect_loss("gptq_loss", "gptq_printed_error", printed);
   expect_loss("gptq_loss", "gptq_loss", printed);
 }
@@ -112,8 +112,8 @@ void check_gptq(const Case& c, const json& fallback) {
   outputs["damp_used"] = at::scalar_tensor(factor.percdamp_used, at::kDouble);
   compare(c, outputs, fallback, {"perm", "row_margin"});
   if (c.file.has("perm") && !given.defined()) {  // equal but for the order of columns with the same diagonal
-    const at::Tensor expected = c.tensor("perm").to(at::kLong), diagonal = c.tensor("H").diagonal();
-    EXPECT_TRUE(at::equal(diagonal.index_select(0, factor.perm), diagonal.index_select(0, expected))) << "perm";
+    const at::Tensor expected = c.stored("perm").to(at::kLong), diagonal = c.stored("H").diagonal();
+    EXPECT_TRUE(at::equal(diagonal.index_select(0, factor.perm.cpu()), diagonal.index_select(0, expected))) << "perm";
   }
   compare_losses(c, linear, factor);
 }

@@ -12,6 +12,7 @@
 #include "miq/core/text.h"
 #include "miq/quantizer/linear_problem.h"
 #include "support/golden.h"
+#include "support/test_device.h"
 #include "support/tolerance.h"
 
 namespace miq::quantizer::golden {
@@ -37,7 +38,9 @@ struct Case {
   bool symmetric() const { return flag("symmetric") || flag("sym"); }
   int bits() const { return params().at("bits"); }
   std::int64_t group() const { return params().contains("group") ? params().at("group") : params().at("group_size"); }
-  at::Tensor tensor(const std::string& name) const { return file.tensor(name).clone(); }
+  /// On the device that is tested; stored() on the CPU, to compare with.
+  at::Tensor tensor(const std::string& name) const { return test::on_device(file.tensor(name).clone()); }
+  at::Tensor stored(const std::string& name) const { return file.tensor(name).clone(); }
   // Signed codes and zeros are stored unsigned here.
   double code_offset() const { return params().value("code", std::string()) == "signed" ? 1 << (bits() - 1) : 0; }
 };
@@ -50,11 +53,11 @@ inline json load_cases() {
 // Every output of the case that `outputs` holds, under the case's tolerance; the others are listed as
 // not compared in `ignored`.
 inline void compare(const Case& c, const std::map<std::string, at::Tensor>& outputs, const json& fallback, const std::set<std::string>& ignored) {
-  const auto lookup = [&](const std::string& name) { return c.tensor(name); };
+  const auto lookup = [&](const std::string& name) { return c.stored(name); };
   for (const std::string name : c.data.at("outputs")) {
     if (ignored.count(name)) continue;
     ASSERT_TRUE(outputs.count(name)) << "no output '" << name << "'";
-    at::Tensor expected = c.tensor(name);
+    at::Tensor expected = c.stored(name);
     if (name == "codes" || name == "zero") expected = expected.to(at::kDouble) + c.code_offset();
     EXPECT_TRUE(test::within(outputs.at(name), expected, test::tolerance_of(c.data.at("tolerance"), name, fallback), lookup)) << name;
   }

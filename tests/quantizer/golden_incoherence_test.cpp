@@ -35,7 +35,7 @@ void check_spqr(const Case& c, const json& fallback) {
   const QuantizedLinear linear = round_linear({c.data.at("name"), weight, &stage}, grid, Range{}, rounding);
   at::Tensor mask = at::zeros_like(weight), kept = at::zeros_like(weight);
   if (linear.outliers.defined()) {
-    const at::Tensor rows = at::arange(weight.size(0)).repeat_interleave(linear.outliers.row_offsets.diff().to(at::kLong));
+    const at::Tensor rows = at::arange(weight.size(0), weight.options().dtype(at::kLong)).repeat_interleave(linear.outliers.row_offsets.diff().to(at::kLong));
     mask.index_put_({rows, linear.outliers.columns.to(at::kLong)}, at::ones_like(linear.outliers.values));
     kept.index_put_({rows, linear.outliers.columns.to(at::kLong)}, linear.outliers.values);
   }
@@ -71,7 +71,7 @@ Prepared prepare(const Case& c) {
   hessian = transform_hessian(hessian, scaling);
   if (c.flag("pre_proj")) {  // normalised, and made a little more definite
     const auto n = static_cast<double>(hessian.size(0));
-    hessian = hessian * (n / (hessian.trace().item<double>() + 1e-8)) + 0.01 * at::eye(hessian.size(0));
+    hessian = hessian * (n / (hessian.trace().item<double>() + 1e-8)) + 0.01 * at::eye(hessian.size(0), hessian.options());
   }
   done.weight = transform_weight(weight, done.transform);
   done.hessian = transform_hessian(hessian, turning);
@@ -181,9 +181,10 @@ void check_butterfly(const Case& c, const json& fallback) {
   const std::int64_t n = c.params().at("n");
   EXPECT_EQ(kronecker_shape(n), (std::pair<std::int64_t, std::int64_t>{c.params().at("p"), c.params().at("q")}));
   const auto q = make_kronecker(factors);
-  const at::Tensor dense = q->apply_transposed(at::eye(n));  // rows e_i -> Q^T e_i
+  const at::Tensor eye = test::on_device(at::eye(n));
+  const at::Tensor dense = q->apply_transposed(eye);  // rows e_i -> Q^T e_i
   compare(c, {{"y", q->apply(c.tensor("x").t().contiguous()).t()}, {"dense", dense}}, fallback, {});
-  EXPECT_LT((q->apply_transposed(q->apply(at::eye(n))) - at::eye(n)).abs().max().item<double>(), 1e-5);
+  EXPECT_LT((q->apply_transposed(q->apply(eye)) - eye).abs().max().item<double>(), 1e-5);
 }
 
 void check_hadamard(const Case& c, const json& fallback) {
@@ -199,7 +200,7 @@ void check_hadamard(const Case& c, const json& fallback) {
   }
   const std::string signs = c.data.at("inputs").at(0);  // Q = diag(signs) A^T
   const auto q = signed_hadamard(c.tensor(signs).to(at::kFloat), n);
-  compare(c, {{c.data.at("outputs").at(0), q->apply(at::eye(n))}}, fallback, {});
+  compare(c, {{c.data.at("outputs").at(0), q->apply(test::on_device(at::eye(n)))}}, fallback, {});
 }
 
 TEST(GoldenIncoherence, Spqr) {

@@ -36,15 +36,16 @@ void check_cast_table(const Case& c, const json& fallback) {
   activation.bits = 8;
   activation.dynamic = false;
   activation.granularity = ActivationGranularity::tensor;
-  const at::Tensor x = c.tensor("x");
-  const at::Tensor clamped = quantize_activation(x, activation, {at::scalar_tensor(1.0f), {}}).codes;
-  const at::Tensor all = at::arange(256, at::kLong).to(at::kByte).view({1, 256});
-  const at::Tensor decoded = values_of_codes(all, grid, {at::ones({1, 1}), at::zeros({1, 1})});
+  const at::Tensor x = c.tensor("x"), one = test::on_device(at::scalar_tensor(1.0f));
+  const GridParams plain = {test::on_device(at::ones({1, 1})), test::on_device(at::zeros({1, 1}))};
+  const at::Tensor clamped = quantize_activation(x, activation, {one, {}}).codes;
+  const at::Tensor all = test::on_device(at::arange(256, at::kLong).to(at::kByte).view({1, 256}));
+  const at::Tensor decoded = values_of_codes(all, grid, plain);
   compare(c, {{"codes_sat_u8", bytes(clamped)}, {"codes_nosat_u8", bytes(x.to(clamped.scalar_type()))}, {"decode", decoded}}, fallback, {});
   // Our own rounding of weights gives the same bytes.
   const at::Tensor finite = x.masked_select(x.isfinite()).view({1, -1});
-  const at::Tensor codes = nearest_codes(finite, grid, {at::ones({1, 1}), at::zeros({1, 1})});
-  const at::Tensor expected = bytes(quantize_activation(finite, activation, {at::scalar_tensor(1.0f), {}}).codes);
+  const at::Tensor codes = nearest_codes(finite, grid, plain);
+  const at::Tensor expected = bytes(quantize_activation(finite, activation, {one, {}}).codes);
   EXPECT_TRUE(at::equal(codes, expected)) << codes.ne(expected).sum().item<int>() << " differ";
 }
 
@@ -208,7 +209,7 @@ void check_awq_scale(const Case& c, const json& fallback) {
   if (c.family() == "llm-compressor" && c.symmetric()) {
     // absmax / 7.5 puts the largest weight of each group on a rounding tie, so that the last bit of a
     // scale decides codes: losses scatter by 1 %, more than the best point's gap to the next.
-    const auto expected = c.tensor("losses");
+    const auto expected = c.stored("losses");
     const double least = expected.min().item<double>();
     EXPECT_LE(expected[best].item<double>(), 1.006 * least);
     compare(c, {{"act_mean", mean_abs}, {"w_mean", weight_mean}}, fallback, {"best_index", "losses", "scales"});

@@ -19,9 +19,9 @@ std::filesystem::path smollm2_dir() {
 bool golden_is_required() { return std::getenv("MIQ_REQUIRE_GOLDEN") != nullptr; }
 
 double relative_difference(const at::Tensor& a, const at::Tensor& b) {
-  const at::Tensor reference = b.to(at::kDouble);
+  const at::Tensor reference = b.cpu().to(at::kDouble);
   const double scale = std::max(reference.abs().max().item<double>(), 1e-30);
-  return (a.to(at::kDouble) - reference).abs().max().item<double>() / scale;
+  return (a.cpu().to(at::kDouble) - reference).abs().max().item<double>() / scale;
 }
 
 TempFolder::TempFolder() {

@@ -33,7 +33,7 @@ std::filesystem::path smollm2_dir();
     GTEST_SKIP() << "no SmolLM2 in " << miq::test::smollm2_dir() << " (set MIQ_SMOLLM2)";            \
   }
 
-/// max |a - b| over max |b|, in float64.
+/// max |a - b| over max |b|, in float64, of tensors of any device.
 double relative_difference(const at::Tensor& a, const at::Tensor& b);
 
 /// A folder of its own under the system's temporary folder, removed with the object.

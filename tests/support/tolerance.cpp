@@ -50,7 +50,7 @@ testing::AssertionResult within(const at::Tensor& actual, const at::Tensor& expe
                                 const TensorLookup& lookup) {
   if (!actual.defined() || actual.numel() != expected.numel())
     return testing::AssertionFailure() << "has " << (actual.defined() ? actual.numel() : 0) << " elements, not " << expected.numel();
-  const at::Tensor b = expected.to(at::kDouble), a = actual.to(at::kDouble).reshape(b.sizes());
+  const at::Tensor b = expected.to(at::kDouble), a = actual.to(at::kCPU).to(at::kDouble).reshape(b.sizes());
   const std::string kind = tolerance.at("kind");
   const bool nan_equal = tolerance.value("nan_equal", false);
   const auto by_rows = [&](const at::Tensor& flags) {

@@ -16,7 +16,7 @@ using TensorLookup = std::function<at::Tensor(const std::string&)>;
 /// The tolerance of output `name`: its own entry, a `*` entry that matches, else `fallback`.
 nlohmann::json tolerance_of(const nlohmann::json& tolerances, const std::string& name, const nlohmann::json& fallback);
 
-/// Whether `actual` agrees with `expected` (same number of elements) under one tolerance object. The message names the
+/// Whether `actual`, of any device, agrees with `expected` (same number of elements) under one tolerance object. The message names the
 /// worst element. A kind that is not known is a failure.
 testing::AssertionResult within(const at::Tensor& actual, const at::Tensor& expected, const nlohmann::json& tolerance,
                                 const TensorLookup& lookup);

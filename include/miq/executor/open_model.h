@@ -8,9 +8,9 @@
 
 namespace miq::executor {
 
-/// The tensors of a checkpoint, all dense, and kernels on packed codes for the linears that are quantized.
+/// The tensors of a checkpoint, all dense, and kernels on packed codes, for `device`, of the linears that are quantized.
 /// @throws Error{io, unsupported} as open_tensors and format::open_quantized.
-model::Weights open_weights(const std::filesystem::path& path);
+model::Weights open_weights(const std::filesystem::path& path, const at::Device& device = at::kCPU);
 
 /// LanguageModel::open with these. `family`: as there.
 model::LanguageModel open_model(const std::filesystem::path& path, const std::string& family, const at::Device& device);

@@ -57,6 +57,10 @@ struct QuantizedLinear {
   std::int64_t bytes() const;  ///< storage at bits_per_weight, rounded up
 };
 
+/// The same with all its tensors on `device`; rotations follow what they are applied to.
+QuantizedLinear to_device(QuantizedLinear linear, const at::Device& device);
+OnlineTransform to_device(OnlineTransform transform, const at::Device& device);
+
 /// scale * (code - zero) with the outliers, in float32, in the basis of the codes. [O, I]
 at::Tensor stored_weight(const QuantizedLinear& linear);
 /// The weight that x meets: U^T stored V diag(1/d), cast to `dtype`. [O, I]

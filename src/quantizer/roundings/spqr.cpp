@@ -174,7 +174,6 @@ Sweep make_sweep(const at::Tensor& weight_OI, const HessianFactor& factor, const
 }  // namespace
 
 QuantizedLinear round_spqr(const LinearProblem& problem, const Grid& grid, const Range&, const Rounding& rounding) {
-  const at::Device device = problem.weight_OI.device();
   const at::Tensor weight = problem.weight_OI.to(at::kCPU, at::kFloat).contiguous();
   const std::int64_t columns = weight.size(1);
   const bool spearman = rounding.act_order == ActOrder::spearman;
@@ -185,21 +184,21 @@ QuantizedLinear round_spqr(const LinearProblem& problem, const Grid& grid, const
 
   QuantizedLinear result;
   result.grid = grid;
-  result.codes_OI = sweep.codes_OI.to(device);
-  result.params = {sweep.scales_GO.narrow(1, 0, sweep.rows).t().contiguous().to(device), sweep.zeros_GO.narrow(1, 0, sweep.rows).t().contiguous().to(device)};
+  result.codes_OI = sweep.codes_OI;
+  result.params = {sweep.scales_GO.narrow(1, 0, sweep.rows).t().contiguous(), sweep.zeros_GO.narrow(1, 0, sweep.rows).t().contiguous()};
   BilevelParams& b = sweep.bilevel;
   for (at::Tensor* t : {&b.scale_codes_OG, &b.zero_codes_OG, &b.scale_scales_RG, &b.scale_zeros_RG, &b.zero_scales_RG, &b.zero_zeros_RG})
-    if (t->defined()) *t = t->t().contiguous().to(device);
+    if (t->defined()) *t = t->t().contiguous();
   result.bilevel = b;
   if (factor.perm.defined()) {
     at::Tensor index = at::empty({columns}, at::kLong);
     index.index_put_({at::tensor(sweep.column, at::kLong)}, at::arange(columns).floor_divide(sweep.group));
-    result.group_of_column = index.to(device);
+    result.group_of_column = index;
   }
   if (sweep.threshold > 0) result.outliers = collect_outliers(sweep, rounding.outlier_bits);
   result.events = factor.events;
   result.loss = std::numeric_limits<double>::quiet_NaN();
-  return result;
+  return to_device(std::move(result), problem.weight_OI.device());
 }
 
 }  // namespace miq::quantizer
