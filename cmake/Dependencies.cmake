@@ -15,17 +15,8 @@ set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
-# Our kernels do not see LibTorch: what its package sets for CUDA sources (C++20, cards by TORCH_CUDA_ARCH_LIST) is not for them.
-set(CMAKE_CUDA_STANDARD 17)
-set(miq_cuda_flags "${CMAKE_CUDA_FLAGS}")
-set(miq_cuda_architectures "${CMAKE_CUDA_ARCHITECTURES}")
+set(CMAKE_CUDA_STANDARD 17)  # of the kernels; LibTorch's package would ask for a dialect that CMake does not know of every nvcc
 find_package(Torch REQUIRED)
-set(CMAKE_CUDA_FLAGS "${miq_cuda_flags}")
-if(miq_cuda_architectures)
-  set(CMAKE_CUDA_ARCHITECTURES "${miq_cuda_architectures}")
-else()
-  unset(CMAKE_CUDA_ARCHITECTURES)  # src/gpu chooses
-endif()
 find_package(yaml-cpp REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(spdlog REQUIRED)

@@ -16,7 +16,8 @@ static_assert(kMostHeads <= kGroups && kTile == 2 * kGroup, "a group of lanes so
 
 template <int kHeads>
 struct Block {
-  float query[kHeads][kMostDim], sums[kHeads][kMostDim], scores[kHeads][kTile], factors[kHeads];
+  alignas(32) float query[kHeads][kMostDim];
+  float sums[kHeads][kMostDim], scores[kHeads][kTile], factors[kHeads];
 };
 
 // One part's result for a head, in scratch: [batch][heads][kMostParts].

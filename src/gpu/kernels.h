@@ -81,7 +81,7 @@ typedef struct {
   miq_grid grid;
 } miq_nearest;
 
-/* Activations quantized row by row while a model runs: what shares a scale is `group` columns of a row. */
+/* Activations quantized row by row while a model runs: what shares a scale is `group` columns of a row, which divides them. */
 typedef struct {
   const void* x;          /* [rows][columns] */
   int type;               /* of x and values: MIQ_FLOAT16, MIQ_BFLOAT16, MIQ_FLOAT32 */
@@ -112,7 +112,7 @@ typedef struct miq_packed_matrix {
   const int32_t* order;   /* [columns] the column at each position, or null */
 } miq_packed_matrix;
 
-/* One token of a block's attention against its cache, query heads [heads][dim] of one text. */
+/* One token of a block's attention against its cache, query heads [heads][dim] of each text; dim is at most 256. */
 typedef struct {
   int type;               /* of all but the tables: MIQ_FLOAT16, MIQ_BFLOAT16, MIQ_FLOAT32 */
   const void* query;      /* [batch][heads][dim], before rotation; rows query_stride apart */

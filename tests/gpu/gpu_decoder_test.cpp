@@ -106,7 +106,8 @@ TEST(DecodeAttentionKernel, IsTheCpu) {
       {1, 2, 2, 80, 300, 290, 40, 100, false, false},  // a window
       {1, 16, 2, 256, 150, 140, 128, 0, false, false},
       {1, 2, 1, 30, 70, 66, 15, 0, false, false},    // no vector load fits
-      {40, 8, 8, 16, 8, 3, 8, 0, false, false},      // parts of a full card
+      {40, 8, 8, 16, 170, 150, 8, 0, false, false},  // a full card: one part of three tiles
+      {1, 2, 1, 32, 2300, 2250, 16, 0, false, false},  // more tiles than parts
   };
   for (const AttentionCase& c : cases)
     for (const at::ScalarType type : kTypes) expect_attention(c, type);
