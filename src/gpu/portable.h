@@ -1,5 +1,5 @@
 // One source for nvcc, for hipcc and for the emulation of tests/gpu, which runs kernels as plain C++: what differs between them stands
-// here and nowhere else. The rest is the dialect that both vendors share: __global__, threadIdx, __syncthreads, dim3, float4.
+// here and nowhere else. The rest is the dialect that both vendors share: __global__, threadIdx, __syncthreads, dim3.
 //
 // A group is 32 lanes that exchange values: a warp, or half a wavefront of 64. Nothing here depends on what the other half does.
 #pragma once
@@ -47,7 +47,7 @@ template <class T>
 inline T shuffle_xor(T value, int mask) {
   return exchange(value, current_lane() ^ mask);
 }
-inline void sync_group() { exchange(0, 0); }
+inline void sync_group() { exchange(char(), 0); }
 
 inline float widen(Half x) {
   const int exponent = x.bits >> 10 & 31;

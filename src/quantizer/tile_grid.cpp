@@ -10,6 +10,12 @@
 namespace miq::quantizer {
 namespace {
 
+// The plain numbers of a miq_grid are these enumerators.
+static_assert(static_cast<int>(GridConvention::miq) == gpu::kMiq && static_cast<int>(GridConvention::ist) == gpu::kIst && static_cast<int>(GridConvention::awq) == gpu::kAwq &&
+              static_cast<int>(GridConvention::ct) == gpu::kCt && static_cast<int>(GridConvention::absmax) == gpu::kAbsmax &&
+              static_cast<int>(GridConvention::spqr) == gpu::kSpqr && static_cast<int>(GridConvention::quip) == gpu::kQuip && static_cast<int>(GridConvention::hqq) == gpu::kHqq);
+static_assert(static_cast<int>(GridType::integer) == 0 && static_cast<int>(GridType::fp8_e4m3) == 1 && static_cast<int>(GridType::fp8_e5m2) == 2);
+
 void find_percentiles(const float* tile, std::int64_t columns, double percentile, float* lows, float* highs) {
   std::vector<float> row(static_cast<size_t>(columns));
   for (std::int64_t r = 0; r < kLanes; ++r) {

@@ -64,10 +64,8 @@ struct Machine {
   alignas(64) unsigned char shared[kSharedBytes];
 };
 
-Machine& machine() {
-  static Machine* const made = new Machine;  // fibers are never left by returning: nothing is torn down
-  return *made;
-}
+Machine* const the_machine = new Machine;  // fibers are never left by returning: nothing is torn down
+Machine& machine() { return *the_machine; }
 
 void fiber_main() {
   for (;;) {

@@ -250,20 +250,27 @@ void expect_same_sweep(Sweep s) {
 
 TEST_P(RoundingKernels, SweepWithGivenGroups) {
   NEEDS_FUSED_LOOPS();
-  expect_same_sweep(make_sweep(grid_of(GetParam(), 32), Range(), 35, 200, 64, 192, 0, /*shuffled=*/false));
-  expect_same_sweep(make_sweep(grid_of(GetParam(), 20), Range(), 33, 150, 96, 150, 0, /*shuffled=*/true));
+  expect_same_sweep(make_sweep(grid_of(GetParam(), 32), Range(), 9, 200, 64, 192, 0, /*shuffled=*/false));
+  expect_same_sweep(make_sweep(grid_of(GetParam(), 20), Range(), 9, 150, 96, 150, 0, /*shuffled=*/true));
   expect_same_sweep(make_sweep(grid_of(GetParam(), 0), Range(), 9, 50, 0, 1, 0, false));
 }
 
 TEST_P(RoundingKernels, SweepThatFitsItsGroups) {
   NEEDS_FUSED_LOOPS();
-  expect_same_sweep(make_sweep(grid_of(GetParam(), 32), Range(), 35, 200, 64, 192, 32, false));
-  expect_same_sweep(make_sweep(grid_of(GetParam(), 128), mse(), 9, 300, 128, 256, 128, false));
-  expect_same_sweep(make_sweep(grid_of(GetParam(), 48), mse(), 9, 230, 144, 230, 48, false));  // the last one is ragged
-  expect_same_sweep(make_sweep(grid_of(GetParam(), 64), mse(), 9, 200, 96, 192, 64, false));   // the first one began before
+  expect_same_sweep(make_sweep(grid_of(GetParam(), 32), Range(), 9, 200, 64, 192, 32, false));
+  expect_same_sweep(make_sweep(grid_of(GetParam(), 128), mse(), 8, 300, 128, 256, 128, false));
+  expect_same_sweep(make_sweep(grid_of(GetParam(), 48), mse(), 8, 230, 144, 230, 48, false));  // the last one is ragged
+  expect_same_sweep(make_sweep(grid_of(GetParam(), 64), mse(), 8, 200, 96, 192, 64, false));   // the first one began before
 }
 
 INSTANTIATE_TEST_SUITE_P(Grids, RoundingKernels, testing::ValuesIn(grid_cases()), [](const auto& info) { return name_of(info.param); });
+
+TEST(ManyRows, AreSweptAsByTheCpu) {
+  NEEDS_FUSED_LOOPS();
+  const Grid grid = grid_of({GridType::integer, GridConvention::miq, 4, false, false, at::kHalf}, 128);
+  expect_same_sweep(make_sweep(grid, mse(), 70, 256, 128, 256, 128, false));
+  expect_same_sweep(make_sweep(grid, Range(), 70, 256, 0, 128, 0, true));
+}
 
 TEST(SubtractProducts, IsTheCpuToTheBit) {
   if (!__builtin_cpu_supports("fma")) GTEST_SKIP() << "this CPU has no fused multiply-adds";

@@ -1,4 +1,6 @@
 // Runs on the emulation, or with MIQ_TEST_DEVICE on a card: exit status 77 says aloud that there is none.
+#include <ATen/Parallel.h>
+
 #include <cstdio>
 
 #include "device.h"
@@ -6,6 +8,7 @@
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
+  at::set_num_threads(1);  // the CPU's part is small: more would wait for each other
   try {
     const at::Device device = miq::test::device();
     if (!device.is_cpu() && miq::gpu_kernels(device) == nullptr) {
