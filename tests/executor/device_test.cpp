@@ -314,13 +314,13 @@ class DeviceJob : public OnDevice {
 
 TEST_F(DeviceJob, IsToldAsOneOfTheCpuIs) {
   save_safetensors(folder_.path() / "ids.st", {{"ids", ids_}});
-  const auto run = [&](const std::string& device, const std::string& rest) {
-    JobConfig config = read("device: " + device + "\nrecipe: {preset: gptq, grid: {bits: 4, group_size: 32}}\nexport: {format: gptq, variant: v2}\ncalibration: {dtype: float32, ids: " + (folder_.path() / "ids.st").string() + "}\n" + rest);
+  const auto run = [&](const std::string& device, const std::string& format, const std::string& rest) {
+    JobConfig config = read("device: " + device + "\nrecipe: {preset: gptq, grid: {bits: 4, group_size: 32}}\nexport: {format: " + format + "}\ncalibration: {dtype: float32, ids: " + (folder_.path() / "ids.st").string() + "}\n" + rest);
     config.model.path = folder_.path().string();
     config.output = (folder_.path() / ("run-" + device)).string();
     return run_job(config, JobMode::quantize, {.overwrite = true});
   };
-  const nlohmann::ordered_json there = run("cuda", "pipeline: {tf32: true}"), here = run("cpu", "");
+  const nlohmann::ordered_json there = run("cuda", "gptq, variant: v2", "pipeline: {tf32: true}"), here = run("cpu", "gptq, variant: v2", "");
   EXPECT_GT(there.at("quantization").at("peak_device_bytes").get<std::int64_t>(), 0);
   EXPECT_FALSE(here.at("quantization").contains("peak_device_bytes"));
   EXPECT_NEAR(there.at("quantization").at("bits_per_weight").get<double>(), here.at("quantization").at("bits_per_weight").get<double>(), 1e-9);
@@ -329,7 +329,12 @@ TEST_F(DeviceJob, IsToldAsOneOfTheCpuIs) {
   // What was exported is the same model, but for a code here and there.
   const c10::InferenceMode inference;
   const auto logits = [&](const char* run) { return open_model((folder_.path() / run / "model").string(), "auto", at::kCPU).forward(ids_); };
-  EXPECT_LT((logits("run-cuda") - logits("run-cpu")).norm().item<double>() / logits("run-cpu").norm().item<double>(), 0.1);
+  const at::Tensor expected = logits("run-cpu");
+  for (const char* format : {"gptq, variant: v2", "awq", "compressed-tensors", "miq", "dequantized"}) {
+    SCOPED_TRACE(format);
+    run("cuda", format, "");
+    EXPECT_LT((logits("run-cuda") - expected).norm().item<double>() / expected.norm().item<double>(), 0.1);
+  }
 }
 
 }  // namespace
