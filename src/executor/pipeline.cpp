@@ -4,7 +4,6 @@
 
 #include "block_journal.h"
 #include "calibration_pass.h"
-#include "cost.h"
 #include "miq/core/device.h"
 #include "miq/core/device_memory.h"
 #include "miq/core/error.h"
