@@ -75,7 +75,8 @@ Quantized quantize(model::LanguageModel& model, const std::string& method, const
   const double seconds = seconds_since(start);
   const bool needs_data = executor::needs_calibration(plan, config.recipe);
   const double least = needs_data ? least_operations(model.architecture(), ids.size(0), ids.size(1)) / rate : 0;
-  const std::int64_t expected = executor::expected_memory(model, plan, options.config, 2, needs_data ? ids.numel() : 0).total();
+  const executor::Memory memory = executor::expected_memory(model, plan, options.config, 2, needs_data ? ids.numel() : 0);
+  const std::int64_t expected = memory.on_gpu ? memory.device_total() : memory.total();
   double loss = 0;
   for (const executor::LayerReport& layer : done.layers) loss += layer.relative_error;
   Json figures = {{"method", method}, {"seconds", seconds}, {"seconds_by_phase", done.seconds_by_phase}, {"least_seconds", least},

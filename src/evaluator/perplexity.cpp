@@ -50,9 +50,9 @@ std::vector<Window> cut_windows(std::int64_t tokens, const PerplexityConfig& con
 }
 
 // Mean losses of `windows`, which go through one block together before the next is touched: a model
-// whose blocks are not held is read once for all of them.
+// whose blocks are not held is read once for all of them. at_once: tokens; less where a GPU had no room for so many.
 std::vector<double> mean_losses(model::LanguageModel& model, const at::Tensor& ids, const std::vector<Window>& windows,
-                                const SeeLogits& see, Progress& progress) {
+                                std::int64_t& at_once, const SeeLogits& see, Progress& progress) {
   struct Batch {
     size_t begin, end;  // of windows, all of one length
     at::Tensor hidden;
@@ -60,7 +60,7 @@ std::vector<double> mean_losses(model::LanguageModel& model, const at::Tensor& i
   std::vector<Batch> batches;
   std::int64_t longest = 0;
   for (size_t w = 0; w < windows.size();) {
-    const auto per_batch = static_cast<size_t>(std::max<std::int64_t>(1, batch_tokens(model) / windows[w].length));
+    const auto per_batch = static_cast<size_t>(std::max<std::int64_t>(1, at_once / windows[w].length));
     Batch batch{w, w, {}};
     std::vector<at::Tensor> rows;
     for (; batch.end < windows.size() && batch.end - w < per_batch && windows[batch.end].length == windows[w].length; ++batch.end)
@@ -72,7 +72,23 @@ std::vector<double> mean_losses(model::LanguageModel& model, const at::Tensor& i
   }
   const model::RopeTable& rope = model.rope(longest);
   model.for_each_block([&](model::Block& block) {
-    for (Batch& batch : batches) batch.hidden = block.forward(batch.hidden, model.compute_dtype(), rope);
+    for (size_t b = 0; b < batches.size();) {
+      std::string problem;
+      try {
+        batches[b].hidden = block.forward(batches[b].hidden, model.compute_dtype(), rope);
+        ++b;
+      } catch (const c10::OutOfMemoryError& error) {
+        problem = error.what_without_backtrace();
+      }
+      if (problem.empty()) continue;
+      Batch& batch = batches[b];
+      const auto count = static_cast<std::int64_t>(batch.end - batch.begin), length = batch.hidden.size(1);
+      const std::int64_t half = halved(model, count * length, length, "tokens", problem) / length;
+      Batch rest{batch.begin + static_cast<size_t>(half), batch.end, batch.hidden.narrow(0, half, count - half)};
+      batch = {batch.begin, rest.begin, batch.hidden.narrow(0, 0, half)};
+      at_once = half * length;
+      batches.insert(batches.begin() + static_cast<std::ptrdiff_t>(b) + 1, std::move(rest));
+    }
     progress.advance();
   });
   std::vector<double> losses;
@@ -119,9 +135,10 @@ Perplexity perplexity(model::LanguageModel& model, const at::Tensor& ids, const 
   const std::int64_t group = std::max<std::int64_t>(1, hidden_bytes(model) / window_bytes);
   Progress progress("perplexity " + config.corpus, (own.second - own.first + group - 1) / group * (model.architecture().num_layers + 1), "block");
   std::vector<double> losses;
+  std::int64_t at_once = batch_tokens(model);
   for (std::int64_t begin = own.first; begin < own.second; begin += group) {
     const std::vector<Window> part(windows.begin() + begin, windows.begin() + std::min(begin + group, own.second));
-    const std::vector<double> found = mean_losses(model, ids, part, see, progress);
+    const std::vector<double> found = mean_losses(model, ids, part, at_once, see, progress);
     losses.insert(losses.end(), found.begin(), found.end());
   }
   losses = all_losses(losses);

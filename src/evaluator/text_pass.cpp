@@ -44,8 +44,8 @@ at::Tensor logits_of(const model::LanguageModel& model, const at::Tensor& hidden
 
 class Pass {
  public:
-  Pass(model::LanguageModel& model, const std::vector<std::vector<std::int64_t>>& texts, const TextTree& tree, const PassOptions& options)
-      : model_(model), texts_(texts), tree_(tree), options_(options), at_once_(options.batch_tokens > 0 ? options.batch_tokens : batch_tokens(model)) {}
+  Pass(model::LanguageModel& model, const std::vector<std::vector<std::int64_t>>& texts, const TextTree& tree, const PassOptions& options, std::int64_t at_once)
+      : model_(model), texts_(texts), tree_(tree), options_(options), at_once_(at_once) {}
 
   // Takes a node, in parts if it is long.
   void add(std::int64_t node) {
@@ -66,6 +66,7 @@ class Pass {
   }
   bool has(std::int64_t node) const { return taken_.count(node) > 0; }
   std::int64_t tokens() const { return tokens_; }
+  bool has_shown() const { return has_shown_; }
 
   void run(const std::vector<WantedRow>& wanted, const std::vector<size_t>& own, const SeeLogits& see, Progress* progress) {
     find_finished();
@@ -141,7 +142,9 @@ class Pass {
         const auto& known = batches_[batch].rows;
         rows.push_back(batches_[batch].hidden_NH[std::lower_bound(known.begin(), known.end(), row) - known.begin()]);
       }
-      see(part, logits_of(model_, at::stack(rows), kLeastRows));
+      const at::Tensor logits_RV = logits_of(model_, at::stack(rows), kLeastRows);
+      has_shown_ = true;
+      see(part, logits_RV);
     }
   }
 
@@ -150,6 +153,7 @@ class Pass {
   const TextTree& tree_;
   const PassOptions& options_;
   std::int64_t at_once_, tokens_ = 0, longest_ = 0;
+  bool has_shown_ = false;
   std::vector<Batch> batches_;
   std::map<std::int64_t, std::vector<Part>> places_;  // of nodes
   std::set<std::int64_t> taken_;
@@ -168,18 +172,32 @@ void run_texts(model::LanguageModel& model, const std::vector<std::vector<std::i
   if (all_tokens >= kManyTokens && model.memory_budget() == 0) retained.emplace();
   std::optional<Progress> progress;
   if (!options.label.empty()) progress.emplace(options.label, all_tokens, "token");
+  std::int64_t at_once = options.batch_tokens > 0 ? options.batch_tokens : batch_tokens(model);
   for (size_t n = 0; n < tree.nodes.size();) {
-    Pass pass(model, texts, tree, options);
+    const size_t first = n;
+    std::string problem;
+    std::optional<Pass> pass(std::in_place, model, texts, tree, options, at_once);
     std::vector<size_t> own;
-    for (; n < tree.nodes.size() && (pass.tokens() == 0 || pass.tokens() < most_tokens); ++n) {
+    for (; n < tree.nodes.size() && (pass->tokens() == 0 || pass->tokens() < most_tokens); ++n) {
       // What an earlier pass had of this node's beginning is run again.
       std::vector<std::int64_t> missing;
-      for (std::int64_t p = tree.nodes[n].parent; p >= 0 && !pass.has(p); p = tree.nodes[static_cast<size_t>(p)].parent) missing.push_back(p);
-      for (auto p = missing.rbegin(); p != missing.rend(); ++p) pass.add(*p);
-      pass.add(static_cast<std::int64_t>(n));
+      for (std::int64_t p = tree.nodes[n].parent; p >= 0 && !pass->has(p); p = tree.nodes[static_cast<size_t>(p)].parent) missing.push_back(p);
+      for (auto p = missing.rbegin(); p != missing.rend(); ++p) pass->add(*p);
+      pass->add(static_cast<std::int64_t>(n));
       own.insert(own.end(), rows_of[n].begin(), rows_of[n].end());
     }
-    pass.run(wanted, own, see, progress ? &*progress : nullptr);
+    try {
+      pass->run(wanted, own, see, progress ? &*progress : nullptr);
+    } catch (const c10::OutOfMemoryError& error) {
+      // What was shown, or stands in caches that are kept, cannot be done again.
+      if (pass->has_shown() || options.caches != nullptr) throw;
+      problem = error.what_without_backtrace();
+    }
+    if (problem.empty()) continue;
+    const std::int64_t tokens = pass->tokens();
+    pass.reset();  // with what it held on the GPU
+    at_once = halved(model, std::min(at_once, tokens), kLeastRows, "tokens", problem);
+    n = first;
   }
 }
 

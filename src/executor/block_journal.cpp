@@ -152,6 +152,12 @@ SolvedBlock solved_block(const Tensors& tensors, const std::string& where) {
 
 }  // namespace
 
+SolvedBlock to_device(SolvedBlock block, const at::Device& device) {
+  for (auto& entry : block.linears) entry.second = std::make_shared<QuantizedLinear>(to_device(*entry.second, device));
+  for (auto& entry : block.divisors) entry.second = entry.second.to(device);
+  return block;
+}
+
 // The length of a JSON header, the header, the tensors' bytes.
 std::string to_bytes(const SolvedBlock& block) {
   const Tensors tensors = to_tensors(block);

@@ -35,6 +35,9 @@ class BlockJournal {
   std::filesystem::path folder_;
 };
 
+/// The same with its tensors on `device`.
+SolvedBlock to_device(SolvedBlock block, const at::Device& device);
+
 /// The same as bytes, for another process of this machine's kind, and back. @throws Error{io} for what is none.
 std::string to_bytes(const SolvedBlock& block);
 SolvedBlock solved_block(const std::string& bytes);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -45,11 +46,15 @@ class Stopwatch {
   double cpu_start_ = cpu_seconds();
 };
 
-/// Of several ranks, each has a part of the samples; statistics are of all.
+/// Where hidden states rest, as configured or by what there is room for, which a log line says.
+Offload resting_place(const model::LanguageModel& model, const std::vector<PlannedLinear>& plan, const PipelineOptions& options);
+
+/// Of several ranks, each has a part of the samples; statistics are of all. Where a GPU has no room for a microbatch, that and all that
+/// follow are halved, and what was under way goes on with the halves; @throws Error{unsupported} where it has none for a single sequence.
 class CalibrationPass {
  public:
   /// The samples' embeddings, in microbatches: as many samples as the activations of one stage leave room for. `phases` outlives it.
-  CalibrationPass(model::LanguageModel& model, const PipelineOptions& options, std::map<std::string, double>& phases);
+  CalibrationPass(model::LanguageModel& model, const PipelineOptions& options, Offload offload, std::map<std::string, double>& phases);
 
   const model::RopeTable& rope() const { return *rope_; }
 
@@ -77,6 +82,12 @@ class CalibrationPass {
   void forget_sample(std::int64_t stage) { samples_.erase(stage); }
 
  private:
+  /// A part of what is done to a microbatch: done, or, where there was no room for it, not begun.
+  using Step = std::function<void(model::BlockState&)>;
+  void run(const std::vector<Step>& steps);
+  [[noreturn]] void no_room(const std::string& what, const std::string& problem) const;
+  void halve(std::int64_t sequences, const std::string& problem);
+  void add_stage(std::vector<Step>& steps, model::Block& block, std::int64_t stage, const StageStatistics* statistics, bool sample);
   void begin(const model::Block& block, std::int64_t stage, model::BlockState& state);
   void end(const model::Block& block, std::int64_t stage, model::BlockState& state);
   void gather(const StageStatistics& statistics, const model::BlockState& state);
@@ -88,6 +99,7 @@ class CalibrationPass {
   std::map<std::string, double>& phases_;
   RestingPlace resting_;
   std::vector<model::BlockState> states_;
+  std::int64_t most_sequences_ = 0;  // of a microbatch; 0: as they are
   const model::RopeTable* rope_ = nullptr;
   std::map<std::int64_t, ModuleSample> samples_;  // by stage, of the current block
 };

@@ -8,6 +8,8 @@
 #include <tuple>
 
 #include "miq/core/device.h"
+#include "miq/core/device_memory.h"
+#include "miq/core/memory.h"
 #include "miq/model/footprint.h"
 #include "roofline.h"
 #include "scale_group.h"
@@ -16,6 +18,27 @@ namespace miq::executor {
 
 using quantizer::LayerRecipe;
 using quantizer::TransformKind;
+
+namespace {
+
+// The first place that has room for the hidden states. A tenth of a card is left to what its allocator cannot use.
+void place_hidden(Memory& memory, std::int64_t hidden, std::int64_t budget, const at::Device& device) {
+  if (!memory.on_gpu) {
+    const std::int64_t all = memory.total() + hidden;
+    if (budget == 0 || all <= budget) return;
+    memory.offload = Offload::disk;
+    memory.why = "with them the run takes " + format_bytes(all) + ", more than the " + format_bytes(budget) + " it may";
+    return;
+  }
+  const DeviceMemory card = device_memory(device);
+  const std::int64_t room = card.free - card.total / 10 - (memory.working() - memory.ends), host = budget > 0 ? budget - memory.total() : available_memory_bytes() / 10 * 8;
+  memory.why = "they take " + format_bytes(hidden) + ", and beside the work " + device.str() + " has room for " + format_bytes(std::max<std::int64_t>(0, room));
+  if (hidden <= room) return;
+  memory.offload = hidden <= host ? Offload::cpu : Offload::disk;
+  if (memory.offload == Offload::disk) memory.why += ", the CPU's memory for " + format_bytes(std::max<std::int64_t>(0, host));
+}
+
+}  // namespace
 
 Memory expected_memory(const model::LanguageModel& model, const std::vector<PlannedLinear>& plan, const PipelineConfig& pipeline,
                        std::int64_t compute_bytes, std::int64_t tokens) {
@@ -36,14 +59,24 @@ Memory expected_memory(const model::LanguageModel& model, const std::vector<Plan
       statistics = std::max(statistics, statistics_of_stage[{planned.layer, planned.stage}] += planned.in_features * planned.in_features * 4);
   }
   Memory memory;
+  memory.on_gpu = !model.device().is_cpu();
   memory.program = std::int64_t{90} << 20;
   memory.block = largest_block * ((tokens > 0 ? compute_bytes : 0) + 1);
+  if (memory.on_gpu) {
+    memory.ahead = largest_block * static_cast<std::int64_t>(model.embedding_VH().element_size());
+    memory.block += memory.ahead;
+    memory.ends = static_cast<std::int64_t>(model.embedding_VH().nbytes()) * (a.tie_word_embeddings ? 1 : 2);
+  }
   memory.statistics = statistics;
   memory.solve = 5 * widest * widest * 4 + 4 * largest * 4;
+  memory.offload = pipeline.offload == Offload::automatic ? Offload::none : pipeline.offload;
   if (tokens == 0) return memory;
-  if (pipeline.offload != Offload::disk)
-    memory.hidden = tokens * (a.hidden_size * 4 + std::max({a.hidden_size, a.q_size(), model::mlp_width(a)}) * compute_bytes);
-  memory.microbatch = std::min(microbatch_bytes(pipeline.memory), tokens * model::activation_bytes_per_token(a)) * compute_bytes / 4;
+  // The states themselves, those that are put aside for another pass or for the next block, and a stage's inputs.
+  const bool twice = pipeline.order == Order::block ? pipeline.propagate == Propagate::quantized : pipeline.propagate == Propagate::floating;
+  const std::int64_t hidden = tokens * (a.hidden_size * 4 * (twice ? 2 : 1) + std::max({a.hidden_size, a.q_size(), model::mlp_width(a)}) * compute_bytes);
+  memory.microbatch = std::min(microbatch_bytes(pipeline.memory, model.device()), tokens * model::activation_bytes_per_token(a)) * compute_bytes / 4;
+  if (pipeline.offload == Offload::automatic) place_hidden(memory, hidden, pipeline.memory, model.device());
+  memory.hidden = memory.offload == Offload::disk ? 0 : hidden;
   return memory;
 }
 

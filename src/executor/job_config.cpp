@@ -20,8 +20,9 @@ static void visit_fields(FieldVisitor& v, ModelConfig& config) {
 static void visit_fields(FieldVisitor& v, PipelineConfig& config) {
   v.choice<Order>("order", config.order, {{"stage", Order::stage}, {"block", Order::block}}, "stage: later stages of a block see earlier ones quantized; block (usual with propagate: float): none does");
   v.choice<Propagate>("propagate", config.propagate, {{"quantized", Propagate::quantized}, {"float", Propagate::floating}}, "what the next block is fed with");
-  v.choice<Offload>("offload", config.offload, {{"none", Offload::none}, {"cpu", Offload::cpu}, {"disk", Offload::disk}}, "where hidden states rest between stages");
+  v.choice<Offload>("offload", config.offload, {{"auto", Offload::automatic}, {"none", Offload::none}, {"cpu", Offload::cpu}, {"disk", Offload::disk}}, "where hidden states rest between stages: auto (where there is room: on the device, else the CPU's memory, else disk)");
   v.bytes("memory", config.memory, "what the program may take beside the page cache, for example 4GiB (docs/scaling.md)");
+  v.flag("tf32", config.tf32, "products of float32 in TF32 (10 bits of mantissa, faster) on GPUs that have it");
 }
 
 static void visit_fields(FieldVisitor& v, ExportConfig& config) {

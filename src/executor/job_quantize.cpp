@@ -9,6 +9,7 @@
 #include "block_journal.h"
 #include "job_run.h"
 #include "miq/core/device.h"
+#include "miq/core/device_memory.h"
 #include "miq/core/dtype.h"
 #include "miq/core/error.h"
 #include "miq/core/file.h"
@@ -44,6 +45,7 @@ PipelineOptions JobRun::pipeline_options() const {
   options.strict = config_.strict;
   options.keep_blocks = keeps_blocks();
   options.folder = config_.output;
+  options.solve_on = parse_devices(config_.device);
   return options;
 }
 
@@ -115,6 +117,7 @@ void JobRun::quantize_head(PipelineResult& done, format::ExportWriter* writer) {
 
 void JobRun::quantize() {
   reset_peak_rss();
+  for (const at::Device& device : parse_devices(config_.device)) reset_peak_device_bytes(device);
   AnonymousPeak anonymous;
   const auto start = std::chrono::steady_clock::now();
   const double cpu_start = cpu_seconds();
@@ -183,6 +186,10 @@ void JobRun::tell_quantization(const PipelineResult& done, double seconds, doubl
                              {"bits_per_weight", weights > 0 ? bits / weights : 0.0},
                              {"bytes", bytes},
                              {"layers", layers}};
+  if (model_->device().is_cpu()) return;
+  std::int64_t most = 0;  // of several GPUs, the one that took most
+  for (const at::Device& device : parse_devices(config_.device)) most = std::max(most, peak_device_bytes(device));
+  results_["quantization"]["peak_device_bytes"] = most;
 }
 
 }  // namespace miq::executor

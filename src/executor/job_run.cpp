@@ -6,10 +6,10 @@
 
 #include <cmath>
 
-#include "cost.h"
 #include "dry_run.h"
 #include "expect.h"
 #include "miq/core/device.h"
+#include "miq/core/device_memory.h"
 #include "miq/core/digest.h"
 #include "miq/core/dtype.h"
 #include "miq/core/error.h"
@@ -115,13 +115,12 @@ void JobRun::prepare_evaluation() {
 
 // The budget is a promise: what will not keep it is refused before the work.
 void JobRun::check_memory() {
-  if (config_.pipeline.memory == 0) return;
   std::int64_t tokens = 0;
   for (const at::Tensor& batch : calibration_ids_) tokens += batch.numel();
   const auto element = static_cast<std::int64_t>(c10::elementSize(calibration_dtype()));
   const Memory memory = expected_memory(*model_, plan_, config_.pipeline, element, tokens);
-  quantization_bytes_ = memory.total();
-  if (memory.total() <= config_.pipeline.memory) return;
+  quantization_memory_ = memory;
+  if (config_.pipeline.memory == 0 || memory.total() <= config_.pipeline.memory) return;
   const bool disk_helps = config_.pipeline.offload != Offload::disk && memory.total() - memory.hidden <= config_.pipeline.memory;
   throw Error(ErrorKind::config, "quantizing takes about " + format_bytes(memory.total()) + " of memory, more than the " + format_bytes(config_.pipeline.memory) + " it may",
               "pipeline.memory", disk_helps ? "let hidden states (" + format_bytes(memory.hidden) + ") rest on disk: pipeline.offload: disk"
@@ -140,13 +139,17 @@ bool JobRun::keeps_blocks() const {
     activations = activations || layer.activation.enabled();
   }
   const auto bytes = static_cast<std::int64_t>(packed);
-  if (config_.pipeline.memory == 0 || bytes + quantization_bytes_ <= config_.pipeline.memory) return true;
+  const Memory& memory = quantization_memory_;
+  const bool on_gpu = !model_->device().is_cpu();
+  const std::int64_t taken = on_gpu ? memory.device_total() - memory.ends : memory.total(), room = on_gpu ? device_memory(model_->device()).free : config_.pipeline.memory;
+  if ((!on_gpu && room == 0) || bytes + taken <= room) return true;
   const bool written = config_.export_ && process_group::world_size() == 1 && (!activations || target_.format != nullptr);
   if (written) return false;
-  throw Error(ErrorKind::config, "to be scored, the quantized model takes " + format_bytes(bytes) + " of memory beside the " + format_bytes(quantization_bytes_) + " of quantizing it, together more than the " +
-                                     format_bytes(config_.pipeline.memory) + " that may be taken",
-              "pipeline.memory", activations ? "set export.format to one that holds quantized activations (miq, compressed-tensors), and it is scored from what was written; or raise it"
-                                             : "set export, and it is scored from what was written; or raise it");
+  const std::string other = on_gpu ? "use a GPU with more memory" : "raise it";
+  throw Error(ErrorKind::config, "to be scored, the quantized model takes " + format_bytes(bytes) + " of memory beside the " + format_bytes(taken) + " of quantizing it, together more than the " +
+                                     format_bytes(room) + (on_gpu ? " that " + model_->device().str() + " has" : " that may be taken"),
+              on_gpu ? "device" : "pipeline.memory", activations ? "set export.format to one that holds quantized activations (miq, compressed-tensors), and it is scored from what was written; or " + other
+                                             : "set export, and it is scored from what was written; or " + other);
 }
 
 void JobRun::read_calibration() {

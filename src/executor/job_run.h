@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "cost.h"
 #include "export_target.h"
 #include "miq/executor/job.h"
 #include "miq/executor/pipeline.h"
@@ -105,7 +106,7 @@ class JobRun {
   std::optional<PlannedLinear> head_;            // where it is quantized too
   std::deque<quantizer::LayerRecipe> allocated_; // recipes of layers with bits of their own
   std::vector<at::Tensor> calibration_ids_;
-  std::int64_t quantization_bytes_ = 0;          // what quantizing is expected to take, where there is a budget
+  Memory quantization_memory_;                   // what quantizing is expected to take
   std::vector<at::Tensor> streams_;              // token streams of evaluation.perplexity
   std::vector<PlannedTask> tasks_;
   std::optional<dataset::ChatKind> chat_;        // of tasks that ask a chat model

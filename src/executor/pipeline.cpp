@@ -4,6 +4,8 @@
 
 #include "block_journal.h"
 #include "calibration_pass.h"
+#include "miq/core/device.h"
+#include "miq/core/device_memory.h"
 #include "miq/core/error.h"
 #include "miq/core/log.h"
 #include "miq/core/memory.h"
@@ -22,7 +24,9 @@ class Pipeline {
         plan_(plan),
         options_(options),
         rotation_(options.rotation.kind == quantizer::TransformKind::rotation ? std::make_unique<Rotation>(model.architecture(), options.rotation) : nullptr),
-        solver_(model, plan, rotation_.get(), [this](const LayerReport& layer) { report(layer); }) {
+        solver_(model, plan, rotation_.get(), [this](const LayerReport& layer) { report(layer); }),
+        products_(model.device(), options.config.tf32) {
+    solver_.solve_on(options.solve_on);
     for (const char* phase : {"read", "forward", "statistics", "solve", "write"}) phases_[phase] = 0;
     last_calibrated_ = last_calibrated_block();
   }
@@ -31,11 +35,11 @@ class Pipeline {
     const std::int64_t blocks = model_.architecture().num_layers, finished = finished_blocks();
     if (rotation_) rotate_ends();
     // Where no block that is left needs data, nothing goes through the finished ones.
-    if (last_calibrated_ >= finished) pass_.emplace(model_, options_, phases_);
+    if (last_calibrated_ >= finished) pass_.emplace(model_, options_, resting_place(model_, plan_, options_), phases_);
     Progress progress("quantizing", blocks, "block");
     for (std::int64_t l = 0; l < blocks; ++l) {
-      model_.prefetch_block(l + 1);
       Block block = read_block(l);
+      model_.prefetch_block(l + 1);
       if (options_.survey) {
         survey_block(block);
         progress.advance();
@@ -94,6 +98,7 @@ class Pipeline {
     const PhaseTimer timer(phases_, "read");
     Block block = model_.load_block(layer, /*convert=*/false);
     solver_.begin_block(block);
+    solver_.keep_weights(block);
     if (is_calibrated(block))
       for (model::Linear* linear : block.linears()) linear->weight_OI = linear->weight_OI.to(options_.compute_dtype);
     return block;
@@ -241,6 +246,7 @@ class Pipeline {
   const PipelineOptions& options_;
   std::unique_ptr<Rotation> rotation_;
   StageSolver solver_;
+  Tf32Products products_;
   std::int64_t last_calibrated_ = -1;
   PipelineResult result_;
   std::map<std::string, double>& phases_ = result_.seconds_by_phase;
@@ -249,8 +255,9 @@ class Pipeline {
 
 }  // namespace
 
-std::int64_t microbatch_bytes(std::int64_t memory) {
-  constexpr std::int64_t kUsual = std::int64_t{128} << 20;
+std::int64_t microbatch_bytes(std::int64_t memory, const at::Device& device) {
+  constexpr std::int64_t kUsual = std::int64_t{128} << 20, kUsualOfGpu = std::int64_t{4} << 30;  // more rows make no product faster
+  if (!device.is_cpu()) return std::min(kUsualOfGpu, device_memory(device).free / 8);
   return memory > 0 ? std::min(kUsual, memory / 16) : std::min(kUsual, available_memory_bytes() / 8);
 }
 

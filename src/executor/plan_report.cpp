@@ -135,13 +135,20 @@ Json totals(const Planner& p, const Json& layers) {
   const std::int64_t tokens = p.calibration_tokens();
   const std::int64_t compute_bytes = has_fast_bfloat16(p.model.device()) ? 2 : 4;
   const Memory memory = expected_memory(p.model, p.plan, p.config.pipeline, compute_bytes, tokens);
+  Json parts = {{"program", memory.program}, {"block", memory.block}, {"statistics", memory.statistics}, {"solve", memory.solve}, {"hidden", memory.hidden}, {"microbatch", memory.microbatch}};
+  if (memory.on_gpu) {
+    parts["ahead"] = memory.ahead;
+    parts["ends"] = memory.ends;
+    parts["device_bytes"] = memory.device_total();
+  }
+  if (tokens > 0) parts["offload"] = memory.offload == Offload::none ? "none" : memory.offload == Offload::cpu ? "cpu" : "disk";
   return {{"bits_per_weight", p.config.recipe.allocation.bits > 0 ? p.config.recipe.allocation.bits : weights > 0 ? bits / weights : 0.0},
           {"quantized_bytes", quantized_bytes},
           {"model_bytes", quantized_bytes + float_bytes + others},
           {"original_bytes", p.model.source().bytes()},
           {"calibration_tokens", tokens},
           {"memory_bytes", memory.total()},
-          {"memory", {{"program", memory.program}, {"block", memory.block}, {"statistics", memory.statistics}, {"solve", memory.solve}, {"hidden", memory.hidden}, {"microbatch", memory.microbatch}}},
+          {"memory", parts},
           {"disk_bytes", !p.config.export_ ? 0 : p.config.export_->format == "dequantized" ? p.model.source().bytes() : quantized_bytes + float_bytes + others},
           {"seconds", expected_seconds(p.model, p.plan, tokens)}};
 }
@@ -196,8 +203,10 @@ std::string format_plan(const Json& plan) {
   char line[256];
   std::snprintf(line, sizeof line, "%.3f bits a weight; about %.0f s on this machine with %lld calibration tokens", total.at("bits_per_weight").get<double>(),
                 total.at("seconds").get<double>(), static_cast<long long>(total.at("calibration_tokens").get<std::int64_t>()));
+  const Json& memory = total.at("memory");
+  const std::string device = memory.contains("device_bytes") ? " and " + format_bytes(memory.at("device_bytes").get<std::int64_t>()) + " of the GPU" : "";
   std::string text = format_table(rows) + "\n" + line + "\nlinears " + size("quantized_bytes") + " packed, model " + size("model_bytes") + " (now " + size("original_bytes") +
-                     "); memory about " + size("memory_bytes") + ", disk " + size("disk_bytes") + "\n";
+                     "); memory about " + size("memory_bytes") + device + ", disk " + size("disk_bytes") + "\n";
   if (plan.at("conflicts").empty()) return text + "\nno conflicts\n";
   text += "\nconflicts:\n";
   for (const Json& conflict : plan.at("conflicts"))

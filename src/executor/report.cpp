@@ -61,7 +61,8 @@ std::string totals(const Json& quantization) {
   return "bits per weight  " + shown(quantization["bits_per_weight"], 3) + "\nsize             " +
          format_bytes(quantization["bytes"].get<std::int64_t>()) + " (quantized linears)\ntime             " +
          format_seconds(number(quantization["seconds"])) + ", CPU " + format_seconds(number(quantization["cpu_seconds"])) + " (" + phases +
-         ")\npeak memory      " + format_bytes(quantization["peak_rss_bytes"].get<std::int64_t>());
+         ")\npeak memory      " + format_bytes(quantization["peak_rss_bytes"].get<std::int64_t>()) +
+         (quantization.contains("peak_device_bytes") ? ", of the GPU " + format_bytes(quantization["peak_device_bytes"].get<std::int64_t>()) : "");
 }
 
 std::string perplexity_table(const Json& list) {

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "miq/core/device_memory.h"
 #include "miq/core/error.h"
 #include "miq/core/file.h"
 
@@ -33,25 +34,34 @@ at::Tensor RestingPlace::in_file(const at::Tensor& t) const {
   return mapped.copy_(t);
 }
 
+// A GPU copies on, to where nothing but the GPU reads again, in the order of its stream.
+at::Tensor RestingPlace::in_host_memory(const at::Tensor& t) const {
+  if (t.is_cpu()) return t;
+  const at::Tensor host = host_tensor(t.sizes(), t.scalar_type());
+  return host.copy_(t, /*non_blocking=*/host.is_pinned());
+}
+
 at::Tensor RestingPlace::rest(const at::Tensor& t) const {
   switch (offload_) {
+    case Offload::automatic:
     case Offload::none: return t;
-    case Offload::cpu: return t.cpu();
+    case Offload::cpu: return in_host_memory(t);
     case Offload::disk: return in_file(t);
   }
   return t;
 }
 
 void RestingPlace::rest(model::BlockState& state) const {
-  if (offload_ == Offload::none) return;
+  if (offload_ == Offload::none || offload_ == Offload::automatic) return;
   // On a CPU the hidden states are changed in place: they lie in their file already.
   if (offload_ != Offload::disk || !device_.is_cpu()) state.hidden_BTH = rest(state.hidden_BTH);
   for (at::Tensor& x : state.x) x = rest(x);
 }
 
 void RestingPlace::wake(model::BlockState& state) const {
-  state.hidden_BTH = state.hidden_BTH.to(device_);
-  for (at::Tensor& x : state.x) x = x.to(device_);
+  const auto awake = [&](const at::Tensor& t) { return t.to(device_, t.scalar_type(), /*non_blocking=*/true); };
+  state.hidden_BTH = awake(state.hidden_BTH);
+  for (at::Tensor& x : state.x) x = awake(x);
 }
 
 }  // namespace miq::executor

@@ -10,7 +10,7 @@ namespace miq::executor {
 
 class RestingPlace {
  public:
-  /// `folder`: of the files of Offload::disk; they have no name any more once they are open, so nothing is
+  /// `offload`: where, decided (not automatic). `folder`: of the files of Offload::disk; they have no name any more once they are open, so nothing is
   /// left behind by a run that is killed.
   RestingPlace(Offload offload, const at::Device& device, std::filesystem::path folder);
 
@@ -20,6 +20,7 @@ class RestingPlace {
 
  private:
   at::Tensor in_file(const at::Tensor& t) const;
+  at::Tensor in_host_memory(const at::Tensor& t) const;
   Offload offload_;
   at::Device device_;
   std::filesystem::path folder_;

@@ -51,7 +51,7 @@ at::Tensor representable_divisor(const at::Tensor& divisor_I, const at::Tensor& 
 }
 
 void divide_rows(quantizer::QuantizedLinear& before, const FoldTarget& target, const at::Tensor& divisor) {
-  at::Tensor divisor_O = at::ones({before.out_features()});
+  at::Tensor divisor_O = at::ones({before.out_features()}, divisor.options());
   divisor_O.narrow(0, target.first_row, target.rows).copy_(divisor);
   before.params.scales_OG = quantizer::stored_numbers(before.params.scales_OG / divisor_O.unsqueeze(1), before.grid.scale_dtype);
   if (before.outliers.defined()) {

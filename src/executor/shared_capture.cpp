@@ -7,6 +7,7 @@
 
 #include "block_journal.h"
 #include "calibration_pass.h"
+#include "miq/core/device.h"
 #include "miq/core/error.h"
 #include "miq/core/progress.h"
 
@@ -23,10 +24,12 @@ struct Recipe {
 
 class SharedCapture {
  public:
-  SharedCapture(model::LanguageModel& model, const std::vector<CapturedRecipe>& recipes, const PipelineOptions& options) : model_(model), options_(options) {
+  SharedCapture(model::LanguageModel& model, const std::vector<CapturedRecipe>& recipes, const PipelineOptions& options)
+      : model_(model), options_(options), plan_(*recipes.front().plan), products_(model.device(), options.config.tf32) {
     for (const CapturedRecipe& recipe : recipes) {
       recipes_.push_back({BlockJournal(recipe.journal), StageSolver(model, *recipe.plan, nullptr, [](const LayerReport&) {}), std::nullopt});
       recipes_.back().solver.share(&solutions_);
+      recipes_.back().solver.solve_on(options.solve_on);
     }
     for (const CapturedRecipe& recipe : recipes)
       for (const PlannedLinear& planned : *recipe.plan)
@@ -48,12 +51,11 @@ class SharedCapture {
     std::optional<CalibrationPass> pass;
     {
       const Stopwatch watch(phases_);
-      if (last_calibrated_ >= first) pass.emplace(model_, options_, phases_);
+      if (last_calibrated_ >= first) pass.emplace(model_, options_, resting_place(model_, plan_, options_), phases_);
       shared_ += watch.effort();
     }
     Progress progress("capturing for " + std::to_string(recipes_.size()) + " recipes", blocks, "block");
     for (std::int64_t l = 0; l < blocks; ++l) {
-      model_.prefetch_block(l + 1);
       if (l >= first || (pass && l <= last_calibrated_)) treat_block(l, pass && l <= last_calibrated_ ? &*pass : nullptr, l >= first);
       progress.advance();
     }
@@ -84,6 +86,9 @@ class SharedCapture {
   Block read_block(std::int64_t layer, bool calibrated) {
     const PhaseTimer timer(phases_, "read");
     Block block = model_.load_block(layer, /*convert=*/false);
+    model_.prefetch_block(layer + 1);
+    if (!model_.device().is_cpu())
+      for (const model::Linear* linear : block.linears()) solutions_.weights[linear->name] = linear->weight_OI;
     if (calibrated)
       for (model::Linear* linear : block.linears()) linear->weight_OI = linear->weight_OI.to(options_.compute_dtype);
     return block;
@@ -135,6 +140,8 @@ class SharedCapture {
 
   model::LanguageModel& model_;
   const PipelineOptions& options_;
+  const std::vector<PlannedLinear>& plan_;  // of the first recipe: all have the model's linears
+  Tf32Products products_;
   std::vector<Recipe> recipes_;
   std::int64_t last_calibrated_ = -1;
   std::map<std::string, double> phases_ = {{"read", 0}, {"forward", 0}, {"statistics", 0}, {"solve", 0}, {"write", 0}};

@@ -6,6 +6,7 @@
 #include "miq/core/error.h"
 #include "miq/core/process_group.h"
 #include "quantized_kernel.h"
+#include "work_on_devices.h"
 
 namespace miq::executor {
 namespace {
@@ -41,6 +42,12 @@ StageSolver::StageSolver(const model::LanguageModel& model, const std::vector<Pl
                          std::function<void(const LayerReport&)> report)
     : model_(model), rotation_(rotation), report_(std::move(report)) {
   for (const PlannedLinear& entry : plan) by_name_[entry.name] = &entry;
+  solve_on({});
+}
+
+void StageSolver::solve_on(std::vector<at::Device> devices) {
+  devices_ = std::move(devices);
+  if (devices_.empty()) devices_ = {model_.device()};
 }
 
 quantizer::StatisticsNeeds StageSolver::needs(const std::vector<model::Linear*>& linears) const {
@@ -64,7 +71,14 @@ void StageSolver::begin_block(model::Block& block) {
   to_fold_.clear();
   folded_biases_.clear();
   weights_.clear();
+  stored_.clear();
   if (rotation_ != nullptr) weights_ = rotation_->rotate_block(block);
+}
+
+void StageSolver::keep_weights(model::Block& block) {
+  if (model_.device().is_cpu()) return;  // there they are views of the file
+  for (const model::Linear* linear : block.linears())
+    if (!weights_.count(linear->name)) stored_[linear->name] = linear->weight_OI;
 }
 
 DistillResult StageSolver::distill(model::Block& block, const std::vector<at::Tensor>& inputs, const model::RopeTable& rope,
@@ -80,7 +94,13 @@ DistillResult StageSolver::distill(model::Block& block, const std::vector<at::Te
 
 at::Tensor StageSolver::float_weight(const model::Linear& linear) const {
   if (const auto found = weights_.find(linear.name); found != weights_.end()) return found->second;
-  return model_.source().tensor(linear.name + ".weight").to(model_.device(), at::kFloat).contiguous();
+  return stored_weight(linear).to(at::kFloat).contiguous();
+}
+
+at::Tensor StageSolver::stored_weight(const model::Linear& linear) const {
+  const std::map<std::string, at::Tensor>& kept = shared_ != nullptr ? shared_->weights : stored_;
+  if (const auto found = kept.find(linear.name); found != kept.end()) return found->second;
+  return model_.source().tensor(linear.name + ".weight").to(model_.device());
 }
 
 // The groups begin .. end of a stage: all of them where they read one norm, else a single one.
@@ -219,21 +239,20 @@ OnlineTransform StageSolver::choose_transform(model::Block& block, const Unit& u
 }
 
 std::shared_ptr<quantizer::QuantizedLinear> StageSolver::round(const model::Linear& linear, const OnlineTransform& shared, quantizer::StageHessian* hessian,
-                                                               const InputStatistics* statistics) const {
+                                                               const InputStatistics* statistics, const at::Device& device) const {
   const LayerRecipe& layer = recipe_of(linear);
   OnlineTransform own = shared;
   if (layer.transform.kind == TransformKind::incoherence) {
     own.output = quantizer::random_orthogonal(layer.transform.orthogonal, linear.out_features, seed_of(linear.name, ".out", layer.transform.seed));
     own.parameter_bits = 128;
   }
-  const quantizer::LinearProblem problem{linear.name, transform_weight(float_weight(linear), own), hessian};
-  auto quantized = std::make_shared<quantizer::QuantizedLinear>(round_linear(problem, layer.grid, layer.range, layer.rounding));
+  const quantizer::LinearProblem problem{linear.name, transform_weight(float_weight(linear).to(device), to_device(own, device)), hessian};
+  auto quantized = std::make_shared<quantizer::QuantizedLinear>(to_device(round_linear(problem, layer.grid, layer.range, layer.rounding), model_.device()));
   quantized->online = own;
   quantized->activation = layer.activation;
   if (layer.activation.enabled() && !layer.activation.dynamic) {
-    const at::Tensor unit = at::ones({linear.in_features}), d = own.divisor_I.defined() ? own.divisor_I : unit;
-    quantized->activation_params = quantizer::static_params((statistics->lowest() / d).min().item<float>(),
-                                                            (statistics->highest() / d).max().item<float>(), layer.activation);
+    const auto divided = [&](const at::Tensor& x_I) { return own.divisor_I.defined() ? x_I / own.divisor_I : x_I; };
+    quantized->activation_params = quantizer::static_params(divided(statistics->lowest()).min().item<float>(), divided(statistics->highest()).max().item<float>(), layer.activation);
     at::Tensor& scale = quantized->activation_params.scale;
     scale = quantizer::stored_numbers(scale, layer.grid.scale_dtype);
   }
@@ -251,7 +270,7 @@ bool StageSolver::is_own(const model::Linear& linear) {
 void StageSolver::exchange(model::Block& block, at::ScalarType compute_dtype) {
   load_.clear();
   if (process_group::world_size() > 1)
-    for (const std::string& part : process_group::all_gather(to_bytes({std::exchange(own_, {}), {}, {}}))) own_.merge(solved_block(part).linears);
+    for (const std::string& part : process_group::all_gather(to_bytes({std::exchange(own_, {}), {}, {}}))) own_.merge(to_device(solved_block(part), model_.device()).linears);
   for (model::Linear* linear : block.linears()) {
     const auto found = own_.find(linear->name);
     if (found == own_.end()) continue;
@@ -263,13 +282,14 @@ void StageSolver::exchange(model::Block& block, at::ScalarType compute_dtype) {
 }
 
 // The Hessian of what the unit's group becomes under the transform; without one it is the same for every recipe.
-std::shared_ptr<quantizer::StageHessian> StageSolver::transformed_hessian(const Unit& unit, size_t group, const OnlineTransform& transform) {
+std::shared_ptr<quantizer::StageHessian> StageSolver::transformed_hessian(const Unit& unit, size_t group, const OnlineTransform& transform, const at::Device& device) {
   if (!unit.hessians[group].defined()) return nullptr;
   const bool filled = !unit.events[group].empty(), plain = !transform.divisor_I.defined() && transform.input == nullptr;
   const auto make = [&] {
-    return std::make_shared<quantizer::StageHessian>(transform_hessian(unit.hessians[group], transform), filled ? unit.hessians[group].size(0) : unit.statistics[group]->num_tokens());
+    return std::make_shared<quantizer::StageHessian>(transform_hessian(unit.hessians[group].to(device), to_device(transform, device)),
+                                                     filled ? unit.hessians[group].size(0) : unit.statistics[group]->num_tokens());
   };
-  if (shared_ == nullptr || !plain || filled) return make();
+  if (shared_ == nullptr || !plain || filled || device != model_.device()) return make();
   std::shared_ptr<quantizer::StageHessian>& common = shared_->hessians[{unit.stage, unit.begin + group}];
   if (!common) common = make();
   return common;
@@ -282,9 +302,11 @@ void StageSolver::install(model::Linear& linear, std::shared_ptr<quantizer::Quan
   else if (compute_dtype != at::ScalarType::Undefined)
     linear.weight_OI = dequantize(*quantized, compute_dtype);
   finished_[linear.name] = std::move(quantized);
+  stored_.erase(linear.name);
 }
 
-void StageSolver::restore(model::Block& block, const SolvedBlock& solved, at::ScalarType compute_dtype) {
+void StageSolver::restore(model::Block& block, const SolvedBlock& journal, at::ScalarType compute_dtype) {
+  const SolvedBlock solved = to_device(journal, model_.device());
   for (model::Linear* linear : block.linears()) {
     const LayerRecipe& layer = recipe_of(*linear);
     if (layer.keep_float) continue;
@@ -298,6 +320,39 @@ void StageSolver::restore(model::Block& block, const SolvedBlock& solved, at::Sc
   to_fold_ = solved.divisors;
 }
 
+// Linears of one input and one transform share x' and its Hessian: a device makes its factor once for all that it has of them.
+void StageSolver::solve_linears(const Unit& unit, const std::vector<model::Linear*>& linears, const OnlineTransform& shared) {
+  struct Held {
+    size_t group = 0;
+    std::shared_ptr<quantizer::StageHessian> hessian;
+  };
+  std::vector<Held> held(devices_.size());
+  std::vector<DeviceTask> tasks;
+  std::vector<std::shared_ptr<quantizer::QuantizedLinear>> done(linears.size());
+  for (size_t g = 0; g < unit.groups.size(); ++g) {
+    const InputStatistics* seen = unit.statistics[g];
+    if (seen != nullptr && seen->num_tokens() == 0) seen = unit.stand_in ? unit.stand_in.get() : unit.all();
+    for (size_t l = 0; l < linears.size(); ++l) {
+      if (group_in(unit, *linears[l]) != g || !is_own(*linears[l])) continue;
+      const auto m = static_cast<double>(linears[l]->out_features), n = static_cast<double>(linears[l]->in_features);
+      tasks.push_back({g, m * n * n, unit.hessians[g].defined() ? 2 * n * n * n / 3 : 0, [&, g, l, seen](size_t device) {
+                         if (!held[device].hessian || held[device].group != g) {
+                           held[device] = {};  // before the next one takes its memory
+                           held[device] = {g, transformed_hessian(unit, g, shared, devices_[device])};
+                         }
+                         done[l] = round(*linears[l], shared, held[device].hessian.get(), seen, devices_[device]);
+                       }});
+    }
+  }
+  work_on_devices(devices_, tasks);
+  for (size_t l = 0; l < linears.size(); ++l) {
+    if (!done[l]) continue;
+    const auto& events = unit.events[group_in(unit, *linears[l])];
+    done[l]->events.insert(done[l]->events.begin(), events.begin(), events.end());
+    own_[linears[l]->name] = std::move(done[l]);
+  }
+}
+
 void StageSolver::solve_unit(model::Block& block, const Unit& unit, const ModuleSample* sample) {
   std::vector<model::Linear*> left;
   for (model::Linear* linear : unit.linears())
@@ -308,19 +363,7 @@ void StageSolver::solve_unit(model::Block& block, const Unit& unit, const Module
     for (model::Linear* linear : left) (recipe_of(*linear).transform == transform ? same : others).push_back(linear);
     left = others;
     const OnlineTransform shared = choose_transform(block, unit, same, sample);
-    for (size_t g = 0; g < unit.groups.size(); ++g) {
-      // Linears of one input and one transform share x' and its Hessian.
-      std::shared_ptr<quantizer::StageHessian> hessian;
-      const InputStatistics* seen = unit.statistics[g];
-      if (seen != nullptr && seen->num_tokens() == 0) seen = unit.stand_in ? unit.stand_in.get() : unit.all();
-      for (model::Linear* linear : same) {
-        if (group_in(unit, *linear) != g || !is_own(*linear)) continue;
-        if (!hessian) hessian = transformed_hessian(unit, g, shared);
-        auto quantized = round(*linear, shared, hessian.get(), seen);
-        quantized->events.insert(quantized->events.begin(), unit.events[g].begin(), unit.events[g].end());
-        own_[linear->name] = std::move(quantized);
-      }
-    }
+    solve_linears(unit, same, shared);
     if (unit.folded && is_diagonal(transform) && shared.divisor_I.defined()) to_fold_[{unit.stage, unit.begin}] = shared.divisor_I;
   }
 }
@@ -329,77 +372,6 @@ void StageSolver::solve(model::Block& block, std::int64_t stage, const StageStat
   const size_t groups = block.groups(stage).size();
   if (follows_norm(stage)) return solve_unit(block, make_unit(block, stage, 0, groups, statistics), sample);
   for (size_t g = 0; g < groups; ++g) solve_unit(block, make_unit(block, stage, g, g + 1, statistics), sample);
-}
-
-// Until here every divisor stood beside its linear; now the operation before takes it.
-void StageSolver::fold(model::Block& block, std::int64_t stage, size_t group, const at::Tensor& divisor) {
-  const FoldTarget target = fold_target(block, model_.architecture(), stage, group);
-  const auto groups = block.groups(stage);
-  const auto forget = [&](const std::vector<model::Linear*>& linears) {
-    for (const model::Linear* linear : linears) finished_.at(linear->name)->online.divisor_I = at::Tensor();
-  };
-  if (target.norm == nullptr) {
-    divide_rows(*finished_.at(target.linear->name), target, stage == kOut ? rows_of_v(divisor, model_.architecture()) : divisor);
-    if (target.linear->bias_O.defined()) folded_biases_.insert(target.linear->name);
-    return forget(groups[group]);
-  }
-  // As it is stored: the divisor was chosen so that this rounds to the quotient itself.
-  block.*target.norm = (block.*target.norm / divisor).to(model_.source().tensor(target.name + ".weight").scalar_type()).to(at::kFloat);
-  if (stage == kGateUp && block.router_EH.defined()) block.router_EH = block.router_EH * divisor;
-  for (const auto& linears : groups) forget(linears);
-}
-
-// Norms, router and biases that transforms changed.
-void StageSolver::store_changes(const model::Block& block, const PipelineOptions& options) const {
-  if (!options.on_tensor) return;
-  const auto store = [&](const std::string& name, const at::Tensor& tensor) {
-    options.on_tensor(name, tensor.to(model_.source().tensor(name).scalar_type()));
-  };
-  const model::Architecture& a = model_.architecture();
-  const std::string prefix = a.block_name(block.layer());
-  if (norm_changed(kQkv)) store(prefix + a.names.input_norm + ".weight", block.input_norm_H);
-  if (norm_changed(kGateUp)) store(prefix + a.names.post_attention_norm + ".weight", block.post_attention_norm_H);
-  if (norm_changed(kGateUp) && block.router_EH.defined()) store(prefix + a.names.router + ".weight", block.router_EH);
-}
-
-// Linears of one input together: servers fuse them.
-void StageSolver::hand_over(model::Block& block, const PipelineOptions& options) const {
-  if (!options.on_linears) return;
-  for (std::int64_t stage = 0; stage < block.num_stages(); ++stage)
-    for (const auto& group : block.groups(stage)) {
-      std::vector<format::NamedLinear> fused;
-      for (const model::Linear* linear : group)
-        if (const auto found = finished_.find(linear->name); found != finished_.end()) fused.push_back({linear->name, found->second});
-      if (!fused.empty()) options.on_linears(fused);
-    }
-}
-
-void StageSolver::finish_block(model::Block& block, const PipelineOptions& options) {
-  for (const auto& [place, divisor] : to_fold_) fold(block, place.first, place.second, divisor);
-  store_changes(block, options);
-  hand_over(block, options);
-  for (model::Linear* linear : block.linears()) {
-    const at::ScalarType stored = model_.source().tensor(linear->name + ".weight").scalar_type();
-    if (options.on_tensor && linear->bias_O.defined() && (rotation_ != nullptr || folded_biases_.count(linear->name)))
-      options.on_tensor(linear->name + ".bias", linear->bias_O.to(model_.source().tensor(linear->name + ".bias").scalar_type()));
-    const auto found = finished_.find(linear->name);
-    if (found == finished_.end()) {
-      // Kept in float: a view of the file again, not the calibration pass's converted copy.
-      if (rotation_ == nullptr) {
-        linear->weight_OI = model_.source().tensor(linear->name + ".weight").to(model_.device());
-      } else {
-        linear->weight_OI = float_weight(*linear).to(stored);
-        if (options.on_tensor) options.on_tensor(linear->name + ".weight", linear->weight_OI);
-      }
-      continue;
-    }
-    const quantizer::QuantizedLinear& done = *found->second;
-    report_({planned(*linear), done.loss, done.relative_error, done.bits_per_weight(), done.bytes(), done.events});
-    linear->weight_OI = at::Tensor();
-    linear->kernel = make_quantized_kernel(found->second);
-  }
-  finished_.clear();
-  weights_.clear();
 }
 
 }  // namespace miq::executor

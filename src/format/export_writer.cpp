@@ -63,7 +63,9 @@ class FolderWriter : public ExportWriter {
     writer_ = std::make_unique<CheckpointWriter>(job_.folder, tensors, bytes, job_.shard_bytes);
   }
 
-  void put(const std::vector<NamedLinear>& fused) override {
+  void put(const std::vector<NamedLinear>& linears) override {
+    std::vector<NamedLinear> fused;  // encoders and files are the CPU's
+    for (const NamedLinear& given : linears) fused.push_back({given.name, std::make_shared<const quantizer::QuantizedLinear>(to_device(*given.linear, at::kCPU))});
     for (const NamedLinear& named : fused) {
       if (waiting_.erase(named.name) == 0) throw Error(ErrorKind::internal, "the linear was not announced, or comes twice", named.name);
       unwritten_.erase(named.name + ".weight");  // a tied head has none of its own

@@ -83,7 +83,7 @@ const Format& find_format(const std::string& name) {
 bool holds(at::ScalarType dtype, const at::Tensor& values) { return at::equal(values.to(dtype).to(at::kFloat), values); }
 
 at::Tensor pack_bits(const at::Tensor& data, int bits) {
-  const at::Tensor codes = data.to(at::kByte).contiguous();
+  const at::Tensor codes = data.to(at::kCPU, at::kByte).contiguous();
   const std::int64_t rows = codes.size(0), n = codes.size(1), words = (n * bits + 31) / 32;
   at::Tensor out = at::zeros({rows, words}, at::kInt);
   const std::uint8_t* const from = codes.const_data_ptr<std::uint8_t>();

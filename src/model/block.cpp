@@ -151,10 +151,13 @@ void Block::end_stage(std::int64_t stage, BlockState& state, const RopeTable& ro
       add_to_residual(state.hidden_BTH, o.forward(state.x.front()), attention_out_norm_H);
       break;
     case kGateUp:
+    {
+      std::vector<at::Tensor> inner;
       for (size_t m = 0; m < mlps.size(); ++m)
-        if (state.x[m].numel() > 0) state.x[m] = activate(mlps[m], state.x[m]);
-        else state.x[m] = state.x[m].new_empty({0, mlps[m].down.in_features});
+        inner.push_back(state.x[m].numel() > 0 ? activate(mlps[m], state.x[m]) : state.x[m].new_empty({0, mlps[m].down.in_features}));
+      state.x = std::move(inner);
       return;
+    }
     case kDown:
       if (!router_EH.defined()) {
         add_to_residual(state.hidden_BTH, mlps.front().down.forward(state.x.front()), mlp_out_norm_H);

@@ -1,8 +1,10 @@
 #include "miq/model/language_model.h"
 
+#include "block_reader.h"
 #include "gguf_model.h"
 #include "kernels.h"
 #include "miq/core/device.h"
+#include "miq/core/device_memory.h"
 #include "miq/core/dtype.h"
 #include "miq/core/error.h"
 #include "miq/core/gpu_kernels.h"
@@ -150,14 +152,19 @@ at::Tensor LanguageModel::embed(const at::Tensor& ids_BT) const {
 Block LanguageModel::load_block(std::int64_t layer, bool convert) const {
   const Architecture& a = *architecture_;
   Block block(architecture_, layer);
-  for (const NormPlace& norm : norm_places(a, layer))
-    block.*norm.member = source_->tensor(norm.name).to(device_, at::kFloat);
-  if (a.is_sparse(layer)) block.router_EH = source_->tensor(router_name(a, layer)).to(device_, at::kFloat);
+  const std::optional<BlockReader::Tensors> ahead = reader_ ? reader_->take(layer) : std::nullopt;
+  const auto read = [&](const std::string& name) {
+    if (ahead)
+      if (const auto found = ahead->find(name); found != ahead->end()) return found->second;
+    return source_->tensor(name).to(device_);
+  };
+  for (const NormPlace& norm : norm_places(a, layer)) block.*norm.member = read(norm.name).to(at::kFloat);
+  if (a.is_sparse(layer)) block.router_EH = read(router_name(a, layer)).to(at::kFloat);
   for (Linear* linear : block.linears()) {
     if (convert && kernels_ && kernels_->has(linear->name)) linear->kernel = kernels_->kernel(linear->name);
     if (!linear->kernel)
-      linear->weight_OI = source_->tensor(linear->name + ".weight").to(device_);
-    if (linear->biased) linear->bias_O = source_->tensor(linear->name + ".bias").to(device_);
+      linear->weight_OI = read(linear->name + ".weight");
+    if (linear->biased) linear->bias_O = read(linear->name + ".bias");
     if (!convert) continue;
     if (!linear->kernel) linear->weight_OI = linear->weight_OI.to(compute_dtype_);
     if (linear->biased) linear->bias_O = linear->bias_O.to(compute_dtype_);
@@ -171,7 +178,20 @@ void LanguageModel::advise_block(std::int64_t layer, bool needed) const {
   for (const Linear* linear : block.linears()) source_->advise(linear->name + ".weight", needed);
 }
 
-void LanguageModel::prefetch_block(std::int64_t layer) const { advise_block(layer, true); }
+void LanguageModel::prefetch_block(std::int64_t layer) const {
+  if (layer >= architecture_->num_layers) return;
+  if (device_.is_cpu()) return advise_block(layer, true);
+  std::vector<std::string> names;
+  for (const NormPlace& norm : norm_places(*architecture_, layer)) names.push_back(norm.name);
+  if (architecture_->is_sparse(layer)) names.push_back(router_name(*architecture_, layer));
+  Block block(architecture_, layer);
+  for (const Linear* linear : block.linears()) {
+    if (!kernels_ || !kernels_->has(linear->name)) names.push_back(linear->name + ".weight");
+    if (linear->biased) names.push_back(linear->name + ".bias");
+  }
+  if (!reader_) reader_ = std::make_shared<BlockReader>(source_, device_);
+  reader_->begin(layer, std::move(names));
+}
 void LanguageModel::release_block(std::int64_t layer) const { advise_block(layer, false); }
 
 at::Tensor LanguageModel::logits(const at::Tensor& hidden) const {
@@ -212,13 +232,15 @@ void LanguageModel::hold_blocks_if_they_fit() {
     for (const Linear* linear : block.linears())
       if (kernels_ && kernels_->has(linear->name))
         bytes += kernels_->bytes(linear->name);
-      else if (!source_->gives_views() || stored.at(linear->name + ".weight") != compute_dtype_)
+      else if (!device_.is_cpu() || !source_->gives_views() || stored.at(linear->name + ".weight") != compute_dtype_)
         bytes += linear->out_features * linear->in_features * static_cast<std::int64_t>(c10::elementSize(compute_dtype_));
   }
-  if (memory_budget_ == 0 || bytes <= memory_budget_)
+  // A fifth of a card's memory is for what goes through the blocks.
+  const std::int64_t room = !device_.is_cpu() ? device_memory(device_).free / 5 * 4 : memory_budget_ == 0 ? INT64_MAX : memory_budget_;
+  if (bytes <= room)
     hold_blocks();
   else
-    log_info("the blocks take " + format_bytes(bytes) + " of memory, more than " + format_bytes(memory_budget_) + ": they are read from the files for each pass");
+    log_info("the blocks take " + format_bytes(bytes) + " of memory, more than " + format_bytes(room) + ": they are read from the files for each pass");
 }
 
 void LanguageModel::hold_blocks() {
@@ -238,8 +260,8 @@ void LanguageModel::for_each_block(const std::function<void(Block&)>& visit) {
       visit(blocks_[static_cast<size_t>(l)]);
       continue;
     }
-    prefetch_block(l + 1);
     Block block = load_block(l, /*convert=*/true);
+    prefetch_block(l + 1);
     visit(block);
     release_block(l);
   }

@@ -155,7 +155,7 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"model: {dtype: half}", ErrorKind::config, "model.dtype", "float16"},
         Mistake{"model: {path: a}\nmodel: {path: b}", ErrorKind::config, "test.yaml:2:1", "twice"},
         Mistake{"pipeline: {memory: lots}", ErrorKind::config, "pipeline.memory", "4GiB"},
-        Mistake{"pipeline: {offload: tape}", ErrorKind::config, "pipeline.offload", "known: none, cpu, disk"},
+        Mistake{"pipeline: {offload: tape}", ErrorKind::config, "pipeline.offload", "known: auto, none, cpu, disk"},
         Mistake{"export: {format: ggfu}", ErrorKind::config, "export.format", "dequantized"},
         Mistake{"evaluation:\n  tasks:\n    - {task: hellaswg}", ErrorKind::config, "test.yaml:3:14 evaluation.tasks.0.task", "did you mean hellaswag"},
         Mistake{"evaluation: {tasks: [arc_easy, standrd]}", ErrorKind::config, "evaluation.tasks", "did you mean standard"},

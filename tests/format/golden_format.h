@@ -136,7 +136,7 @@ inline void check_golden(const GoldenCase& c) {
       EXPECT_TRUE(same_bytes(weight, expected.tensor(tensor)));
     }
     expect_same_scheme(scheme, scheme_of(scheme.name, *linear));
-    linears.push_back({scheme.name, linear});
+    linears.push_back({scheme.name, std::make_shared<quantizer::QuantizedLinear>(to_device(*linear, at::kCPU))});  // encoders are the CPU's
   }
 
   // The tensors again; those that nobody owns are the model's.

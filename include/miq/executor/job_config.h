@@ -26,13 +26,15 @@ enum class Order {
 };
 /// What the next block is fed with.
 enum class Propagate { quantized, floating };
-enum class Offload { none, cpu, disk };
+/// Where hidden states rest between stages: where they are computed, in the CPU's memory, in files. Automatic: the first of these that has room (cost.h).
+enum class Offload { automatic, none, cpu, disk };
 
 struct PipelineConfig {
   Order order = Order::stage;
   Propagate propagate = Propagate::quantized;
-  Offload offload = Offload::none;
+  Offload offload = Offload::automatic;
   std::int64_t memory = 0;  ///< bytes that the program may take beside the page cache; 0 = auto
+  bool tf32 = false;        ///< products of float32 in TF32 on GPUs that have it
 };
 
 struct ExportConfig {

@@ -59,6 +59,8 @@ struct PipelineOptions {
   std::function<void(const PlannedLinear&, const at::Tensor& weight_OI, quantizer::StageHessian&)> survey;
   /// Where finished blocks are kept: those that it has are not solved again. Null: nowhere.
   const class BlockJournal* journal = nullptr;
+  /// GPUs that a stage's linears are solved on, the model's first; empty: the model's device alone. The results are the same.
+  std::vector<at::Device> solve_on;
   bool keep_blocks = false;
   bool strict = false;                        ///< an event ends the run
   std::filesystem::path folder;               ///< of hidden states that rest on disk; empty: the system's for temporary files
@@ -68,8 +70,8 @@ struct PipelineOptions {
   std::function<void(const std::string& name, const at::Tensor&)> on_tensor;
 };
 
-/// Activations of a microbatch, of a budget of `memory` bytes (0: what the machine has).
-std::int64_t microbatch_bytes(std::int64_t memory);
+/// Activations of a microbatch: of a budget of `memory` bytes (0: what the machine has), or of the memory of the GPU that computes.
+std::int64_t microbatch_bytes(std::int64_t memory, const at::Device& device);
 
 /// Whether any linear of the plan needs calibration data, or the recipe's allocation or distillation.
 bool needs_calibration(const std::vector<PlannedLinear>& plan, const quantizer::Recipe& recipe);

@@ -59,7 +59,8 @@ class Block {
   /// and MLP; the others find it there already, left by end_stage of the stage before.
   void begin_stage(std::int64_t stage, BlockState& state, at::ScalarType compute_dtype) const;
   /// Runs the linears of `stage` on state.x and what follows them up to the next stage's input
-  /// (attention, activation) or the residual sum. Positions start at 0 unless `cache` holds more.
+  /// (attention, activation) or the residual sum. Positions start at 0 unless `cache` holds more. Where it throws (a GPU's memory is too
+  /// small), a state without a cache is as it was.
   void end_stage(std::int64_t stage, BlockState& state, const RopeTable& rope, KvCache* cache = nullptr) const;
 
   /// All stages: hidden [B, T, H] float32 -> the same shape.

@@ -25,6 +25,8 @@ struct Weights {
   std::shared_ptr<const KernelSource> kernels;   ///< or null: used instead of a linear's tensor when the model is run
 };
 
+class BlockReader;
+
 class LanguageModel {
  public:
   /// Opens a Hugging Face folder or a .gguf file. Nothing but the embedding's place is looked up; blocks come from
@@ -59,7 +61,9 @@ class LanguageModel {
   /// Reads block `layer`: weights as stored (views of the file on a CPU); convert = true, for running it, casts them
   /// to the compute type once, and takes kernels where there are any.
   Block load_block(std::int64_t layer, bool convert) const;
-  void prefetch_block(std::int64_t layer) const;  ///< read ahead (madvise)
+  /// Reads block `layer` ahead: the file's pages (madvise), or, where a GPU computes, the whole way to it, beside what it does (block_reader.h).
+  /// Takes as much of its memory as a block; to be called behind load_block() of the block before. load_block() tells of errors.
+  void prefetch_block(std::int64_t layer) const;
   void release_block(std::int64_t layer) const;   ///< let the pages of the file go
   /// Final norm and head: [..., H] float32 -> [..., V] float32.
   at::Tensor logits(const at::Tensor& hidden) const;
@@ -67,7 +71,7 @@ class LanguageModel {
   /// The blocks held in memory; empty until hold_blocks() or replace_blocks().
   std::vector<Block>& blocks() { return blocks_; }
   void hold_blocks();                              ///< loads all, converted
-  /// Memory that weights may take beside the page cache; 0 (the start): any. Where the blocks do not fit,
+  /// Memory that weights may take beside the page cache; 0 (the start): any. Where the blocks do not fit, or fill more than four fifths of a GPU,
   /// hold_blocks_if_they_fit() leaves them in the files, from where forward() reads them one by one.
   void set_memory_budget(std::int64_t bytes) { memory_budget_ = bytes; }
   std::int64_t memory_budget() const { return memory_budget_; }
@@ -102,6 +106,7 @@ class LanguageModel {
   std::vector<Block> blocks_;
   std::int64_t memory_budget_ = 0;
   mutable std::unique_ptr<RopeTable> rope_;
+  mutable std::shared_ptr<BlockReader> reader_;  // where a GPU computes, from the first prefetch_block() on
 };
 
 /// model.dtype ("auto", "float32", ...) as the type products run in. auto = the checkpoint's, but a
