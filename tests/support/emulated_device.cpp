@@ -282,6 +282,7 @@ void install() {
     own.impl("mm.dtype_out", &mm_dtype_out);
     own.impl("mm.dtype", &mm_dtype);
     own.impl("_int_mm", &int_mm);
+    install_kernels();
     return true;
   }();
   (void)done;

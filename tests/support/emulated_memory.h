@@ -24,4 +24,7 @@ void queue(const c10::Stream& stream, std::function<void()> work);
 void finish_stream(const c10::Stream& stream);
 void count_recorded_stream();
 
+/// The kernels of src/gpu that were compiled for the CPU become the device's, where this build has them.
+void install_kernels();
+
 }  // namespace miq::test::emulated
