@@ -1,6 +1,5 @@
 // The fused kernels, compiled for the CPU, as the emulated device's: while one runs, device pointers are the host's.
-#ifdef MIQ_GPU_EMULATED
-#include "../../src/gpu/kernels.h"
+#include "gpu/kernels.h"
 #include "support/emulated_device.h"
 #include "support/emulated_memory.h"
 
@@ -43,12 +42,3 @@ void install_kernels() {
 }
 
 }  // namespace miq::test::emulated
-#else
-#include "support/emulated_memory.h"
-
-namespace miq::test::emulated {
-
-void install_kernels() {}
-
-}  // namespace miq::test::emulated
-#endif
