@@ -7,6 +7,7 @@
 
 #include "miq/quantizer/linear_problem.h"
 #include "problems.h"
+#include "support/test_device.h"
 
 namespace miq::quantizer {
 namespace {
@@ -202,15 +203,18 @@ TEST(Packed, WhatIsNotFiniteStaysSo) {
   EXPECT_TRUE(packed.forward(x).isnan().all().item<bool>());
 }
 
-TEST(Packed, OnACudaDevice) {
-  if (!at::hasCUDA()) GTEST_SKIP() << "SKIPPED: no CUDA device, the CUDA product was not run";
-  for (int bits = 2; bits <= 8; ++bits) {
-    QuantizedLinear linear = quantized(49, 192, test::group_grid(bits, 64));
-    const at::Tensor x = test::normal(2, 192, 3), expected = forward(linear, x);
-    linear.codes_OI = linear.codes_OI.cuda();
-    linear.params = {linear.params.scales_OG.cuda(), linear.params.zeros_OG.cuda()};
-    EXPECT_LT((PackedLinear(linear).forward(x.cuda()).cpu() - expected).norm().item<double>(), 1e-4 * expected.norm().item<double>()) << bits << " bits";
-  }
+TEST(PackedDevice, MultipliesAndUnpacksWhereTheCodesLie) {
+  for (const Grid& grid : {test::group_grid(2, 64), test::group_grid(3, 64), test::group_grid(4, 32), test::group_grid(8, 96)})
+    for (const std::int64_t rows : {2, 20}) {
+      QuantizedLinear linear = quantized(49, 192, grid);
+      const at::Tensor x = test::normal(rows, 192, 3), expected = forward(linear, x);
+      const PackedLinear packed(to_device(linear, miq::test::device()));
+      EXPECT_TRUE(at::equal(packed.unpack().codes_OI.cpu(), linear.codes_OI));
+      EXPECT_TRUE(at::equal(packed.dequantize(at::kFloat).cpu(), dequantize(linear, at::kFloat)));
+      const at::Tensor found = packed.forward(miq::test::on_device(x));
+      EXPECT_EQ(found.device(), miq::test::device());
+      EXPECT_LT((found.cpu() - expected).norm().item<double>(), 1e-4 * expected.norm().item<double>()) << grid.bits << " bits, " << rows << " rows";
+    }
 }
 
 TEST(Packed, AVocabularyOfRows) {
