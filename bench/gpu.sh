@@ -89,6 +89,7 @@ configure=(cmake -S . -B build/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release "-DMIQ_GP
 if [[ $gpu == CUDA && -n $toolkit ]]; then
   root=$("$toolkit" --dryrun -c x.cu 2>&1 | sed -n 's/^#\$ TOP=//p' | head -1)
   root=$(realpath "${root:-$(dirname "$toolkit")/..}")
+  export PATH="$root/bin:$PATH"  # where nvcc was a wrapper, Torch's package would look around that
   configure+=("-DCMAKE_CUDA_COMPILER=$root/bin/nvcc" "-DCUDA_TOOLKIT_ROOT_DIR=$root" "-DCUDAToolkit_ROOT=$root" "-DCMAKE_CUDA_ARCHITECTURES=$architecture")
   # Torch's package links nvrtc, which a small toolkit lacks and the wheel of torch brings along.
   if ! compgen -G "$root/lib*/libnvrtc.so" >/dev/null && [[ -n ${torch_python:-} ]]; then
