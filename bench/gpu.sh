@@ -9,7 +9,7 @@
 #   --out DIR         where results go (default build/gpu-evidence)
 #   --sizes LIST      synthetic models (default 7b,13b)
 #   --golden DIR      golden cases (default MIQ_GOLDEN_DIR, else ../shared/golden, else golden/ in the libraries' folder)
-#   --parts LIST      of the golden cases, what --pack takes along (default algorithms,models,formats: 55 MB; the first two are 20)
+#   --parts LIST      of the golden cases, what --pack takes along (default algorithms,models,formats: 55 MB; the first two are 30)
 #   --libraries DIR   what --pack made (default build/gpu-libraries, if it is there)
 #   --no-build        build/gpu is there already
 set -euo pipefail

@@ -103,10 +103,11 @@ Json packed_products(const at::Device& device, double bandwidth, bool tiny) {
       quantizer::Grid grid;
       grid.bits = bits;
       const at::Tensor weight = at::randn({o, i}, at::TensorOptions().device(device)).mul_(0.02);
-      const quantizer::PackedLinear first(quantizer::round_linear({"bench", weight, nullptr}, grid, {}, {}));
+      const quantizer::QuantizedLinear rounded = quantizer::round_linear({"bench", weight, nullptr}, grid, {}, {});
+      const quantizer::PackedLinear first(rounded);
       const std::int64_t copies = tiny ? 2 : std::max<std::int64_t>(2, (std::int64_t{512} << 20) / first.bytes());
       std::vector<quantizer::PackedLinear> matrices;
-      for (std::int64_t c = 0; c < copies; ++c) matrices.emplace_back(quantizer::round_linear({"bench", weight, nullptr}, grid, {}, {}));
+      for (std::int64_t c = 0; c < copies; ++c) matrices.emplace_back(rounded);
       const at::Tensor x = at::randn({1, i}, at::TensorOptions().device(device)).to(at::kBFloat16);
       at::Tensor y;
       double best = 1e30;

@@ -11,6 +11,7 @@ namespace miq::quantizer {
 namespace {
 
 miq_parameters parameters_of(const at::Tensor& packed) {
+  if (!packed.defined()) return {};  // they follow from a second level, or are not packed yet
   if (packed.dim() == 0) return {MIQ_CONSTANT, packed.item<float>(), nullptr};
   return {gpu_store(packed.scalar_type()), 0, packed.const_data_ptr()};
 }
@@ -29,16 +30,14 @@ void PackedLinear::pack_on_device(const at::Tensor& codes_OI) {
   const std::int64_t panels = (rows_ + packed::kPanelRows - 1) / packed::kPanelRows, chunks = (columns_ + packed::kChunk - 1) / packed::kChunk;
   codes_ = at::empty({panels, chunks * 64 * packed::code_bits(rest_.grid)}, codes_OI.options().dtype(at::kByte));
   const at::Tensor source = codes_OI.to(at::kByte).contiguous();
-  const miq_packed_matrix matrix{static_cast<int>(packed::code_type(rest_.grid)), packed::code_bits(rest_.grid), nullptr, rows_, columns_, groups_, group_, {}, {},
-                                 order_.defined() ? order_.const_data_ptr<std::int32_t>() : nullptr};
+  const miq_packed_matrix matrix = device_matrix();
   check_launch(gpu_kernels(device_)->pack_codes(source.const_data_ptr<std::uint8_t>(), &matrix, codes_.mutable_data_ptr<std::uint8_t>(), native_stream(device_)), "pack_codes");
 }
 
 at::Tensor PackedLinear::unpack_on_device() const {
   const c10::DeviceGuard guard(device_);
   at::Tensor codes = at::empty({rows_, columns_}, codes_.options());
-  const miq_packed_matrix matrix{static_cast<int>(packed::code_type(rest_.grid)), packed::code_bits(rest_.grid), codes_.const_data_ptr<std::uint8_t>(), rows_, columns_,
-                                 groups_, group_, {}, {}, order_.defined() ? order_.const_data_ptr<std::int32_t>() : nullptr};
+  const miq_packed_matrix matrix = device_matrix();
   check_launch(gpu_kernels(device_)->unpack_codes(&matrix, codes.mutable_data_ptr<std::uint8_t>(), native_stream(device_)), "unpack_codes");
   return codes;
 }
