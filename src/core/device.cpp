@@ -6,14 +6,13 @@
 #include <ATen/Version.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
-#include <dlfcn.h>
-
 #include <charconv>
 #include <cstdlib>
 #include <fstream>
 #include <set>
 #include <sstream>
 
+#include "miq/core/device_drivers.h"
 #include "miq/core/device_memory.h"
 #include "miq/core/error.h"
 #include "miq/core/memory.h"
@@ -36,21 +35,6 @@ const std::set<std::string>& cpu_flags() {
     return found;
   }();
   return flags;
-}
-
-// A GPU's name, from the driver's library that LibTorch has loaded: its own interface for all vendors has none.
-std::string gpu_name(int index) {
-  for (const auto& [library, function] : {std::pair{"libcuda.so.1", "cuDeviceGetName"}, std::pair{"libamdhip64.so", "hipDeviceGetName"}, std::pair{"libamdhip64.so.7", "hipDeviceGetName"},
-                                          std::pair{"libamdhip64.so.6", "hipDeviceGetName"}}) {
-    void* const handle = ::dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
-    if (handle == nullptr) continue;
-    char name[128] = "";
-    const auto get = reinterpret_cast<int (*)(char*, int, int)>(::dlsym(handle, function));
-    const bool found = get != nullptr && get(name, sizeof name - 1, index) == 0;
-    ::dlclose(handle);
-    if (found) return name;
-  }
-  return {};
 }
 
 }  // namespace
@@ -124,7 +108,7 @@ bool has_fast_float16(const at::Device& device) { return !device.is_cpu() || has
 
 std::string describe(const at::Device& device) {
   if (!device.is_cpu()) {
-    const std::string name = gpu_name(device.index());
+    const std::string name = loaded_driver_gpu_name(device.index());
     return device.str() + " (" + (name.empty() ? "" : name + ", ") + format_bytes(device_memory(device).total) + ")";
   }
   return "cpu (" + std::to_string(at::get_num_threads()) + " threads, " + at::get_cpu_capability() + ")";

@@ -12,9 +12,9 @@ namespace miq {
 namespace {
 
 struct Library {
-  explicit Library(std::initializer_list<const char*> names) {
+  explicit Library(std::initializer_list<const char*> names, int more = 0) {
     for (const char* name : names)
-      if (handle == nullptr) handle = ::dlopen(name, RTLD_LAZY | RTLD_LOCAL);
+      if (handle == nullptr) handle = ::dlopen(name, RTLD_LAZY | RTLD_LOCAL | more);
   }
   ~Library() {
     if (handle != nullptr) ::dlclose(handle);
@@ -31,6 +31,8 @@ struct Library {
   void* handle = nullptr;
 };
 
+constexpr std::initializer_list<const char*> kCudaDriver = {"libcuda.so.1"}, kHipRuntime = {"libamdhip64.so", "libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5"};
+
 // `usable`: whether this LibTorch computes on such devices.
 DriverReport device_report(const std::string& name, std::int64_t bytes, const std::string& capability, bool usable, const std::string& kind) {
   return {name + ", " + format_bytes(bytes) + ", " + capability + (usable ? "" : "; this LibTorch cannot use it"), usable ? "" : "configure with a " + kind + " build of LibTorch (Torch_DIR)", name, bytes};
@@ -40,7 +42,7 @@ DriverReport trouble(std::string text, std::string fix) { return {std::move(text
 
 // The interface of libcuda: https://docs.nvidia.com/cuda/cuda-driver-api
 std::vector<DriverReport> nvidia(bool usable) {
-  const Library driver({"libcuda.so.1"});
+  const Library driver(kCudaDriver);
   const bool kernel_module = ::access("/proc/driver/nvidia/version", R_OK) == 0;
   if (driver.handle == nullptr) {
     if (!kernel_module) return {};
@@ -71,7 +73,7 @@ std::vector<DriverReport> nvidia(bool usable) {
 // The interface of HIP's runtime: https://rocm.docs.amd.com/projects/HIP
 std::vector<DriverReport> amd(bool usable) {
   if (::access("/dev/kfd", F_OK) != 0) return {};
-  const Library runtime({"libamdhip64.so", "libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5"});
+  const Library runtime(kHipRuntime);
   if (runtime.handle == nullptr) return {trouble("AMD's kernel driver is loaded, but the HIP runtime (libamdhip64.so) is not found", "install ROCm, and configure with a ROCm build of LibTorch (Torch_DIR)")};
   if (::access("/dev/kfd", R_OK | W_OK) != 0) return {trouble("/dev/kfd may not be opened", "add the user to the groups render and video")};
   int count = 0, version = 0;
@@ -89,6 +91,14 @@ std::vector<DriverReport> amd(bool usable) {
 }
 
 }  // namespace
+
+std::string loaded_driver_gpu_name(int index) {
+  char name[128] = "";
+  const Library cuda(kCudaDriver, RTLD_NOLOAD), hip(kHipRuntime, RTLD_NOLOAD);
+  if (cuda.handle != nullptr && cuda.call("cuDeviceGetName", static_cast<char*>(name), 127, index) == 0) return name;
+  if (hip.handle != nullptr && hip.call("hipDeviceGetName", static_cast<char*>(name), 127, index) == 0) return name;
+  return {};
+}
 
 std::vector<DriverReport> ask_drivers(bool usable) {
   std::vector<DriverReport> reports = nvidia(usable);

@@ -18,4 +18,7 @@ struct DriverReport {
 /// What the drivers of all vendors say. `usable`: whether LibTorch computes on such devices.
 std::vector<DriverReport> ask_drivers(bool usable);
 
+/// The name of a GPU, from the driver's library that LibTorch has loaded (its own interface for all vendors has none); empty where it has loaded none.
+std::string loaded_driver_gpu_name(int index);
+
 }  // namespace miq
